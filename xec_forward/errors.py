@@ -1,0 +1,218 @@
+"""Every error a user can meet, drawn as a tree. Ground floor: imports nothing of ours.
+
+    ForwardError                      the root: .code .message .hop .hint
+    ├── SpecError                     ESPEC         a word of the line is malformed (also ValueError)
+    ├── ConfigError                   ECONFIG       ssh_config, key files, SOURCEs, options that clash
+    ├── PortInUseError                EADDRINUSE    the local port is taken (also OSError)
+    ├── BindPermissionError           EPERM         the system refuses the bind (also PermissionError)
+    ├── RefusedError                  ECONNREFUSED  nobody listens there (also ConnectionRefusedError)
+    ├── UnreachableError              EHOSTUNREACH  no route to the host (also OSError)
+    ├── DeadlineError                 ETIMEDOUT     no answer in time (also TimeoutError)
+    ├── NameNotFoundError             ENOTFOUND     the name does not resolve (also OSError)
+    ├── AuthenticationError           EAUTH         the login was refused, or needs an answer nobody gives
+    ├── HostKeyError                  EHOSTKEY      the host key is not one we may trust
+    │   ├── UnknownHostKeyError                     never seen before
+    │   └── ChangedHostKeyError                     another key than the one on record
+    ├── ProhibitedError               EPROHIBITED   the server does not allow the forwarding
+    ├── LimitError                    ELIMIT        one of our own limits
+    ├── LostError                     ECONNRESET    the link went away (also ConnectionResetError)
+    ├── ClosedError                   ECLOSED       the tunnel is closed, for good
+    └── EngineError                   EENGINE       the engine process is gone or does not answer
+
+An error crosses the border between the two processes as a `Fault` (see `model`); `from_code` makes the
+matching class again on the other side, so that `except PortInUseError` works in a notebook.
+"""
+
+from __future__ import annotations
+
+import errno
+from typing import ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "BindPermissionError",
+    "ChangedHostKeyError",
+    "ClosedError",
+    "ConfigError",
+    "DeadlineError",
+    "EngineError",
+    "ForwardError",
+    "HostKeyError",
+    "LimitError",
+    "LostError",
+    "NameNotFoundError",
+    "PortInUseError",
+    "ProhibitedError",
+    "RefusedError",
+    "SpecError",
+    "UnknownHostKeyError",
+    "UnreachableError",
+    "from_code",
+]
+
+
+class ForwardError(Exception):
+    """The root of every error of xec_forward.
+
+    `str(error)` is one line: code, hop, what happened, how to mend it. A notebook shows exactly that line;
+    `%tb` then shows the traceback with its cause.
+
+    Attributes:
+        code: a stable word such as ``EADDRINUSE``.
+        message: what happened, without the hop and the fix.
+        hop: where it happened: ``bastion``, ``pg.vpc:5432``, ``127.0.0.1:5432``; empty where no hop is meant.
+        hint: how to mend it, or empty.
+    """
+
+    code: str = "EFORWARD"
+    errno_value: ClassVar[int | None] = None
+
+    def __init__(self, message: str, *, hop: str = "", hint: str = "") -> None:
+        # OSError.__init__ would take several arguments for errno and strerror: hand it none.
+        super().__init__()
+        self.message = message
+        self.hop = hop
+        self.hint = hint
+        self._shown = False
+        if isinstance(self, OSError) and self.errno_value is not None:
+            self.errno = self.errno_value
+            self.strerror = message
+
+    def __str__(self) -> str:
+        where = f"{self.hop}: " if self.hop else ""
+        fix = f". {self.hint}" if self.hint else ""
+        return f"{self.code} {where}{self.message}{fix}"
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.hop, self.hint))
+
+    def _render_traceback_(self) -> list[str]:
+        """IPython's hook: the error is one line the first time, and a full traceback for `%tb` after it."""
+        if self._shown:
+            import traceback
+
+            return [line.rstrip("\n") for line in traceback.format_exception(self)]
+        self._shown = True
+        return [str(self)]
+
+
+def _rebuild(kind: type[ForwardError], message: str, hop: str, hint: str) -> ForwardError:
+    return kind(message, hop=hop, hint=hint)
+
+
+class SpecError(ForwardError, ValueError):
+    """A word of the line is malformed; nothing was opened."""
+
+    code = "ESPEC"
+
+
+class ConfigError(ForwardError):
+    """ssh_config, a key file, a SOURCE, or options that do not go together."""
+
+    code = "ECONFIG"
+
+
+class PortInUseError(ForwardError, OSError):
+    """The local port is taken."""
+
+    code = "EADDRINUSE"
+    errno_value = errno.EADDRINUSE
+
+
+class BindPermissionError(ForwardError, PermissionError):
+    """The system does not allow the bind (EPERM or EACCES)."""
+
+    code = "EPERM"
+    errno_value = errno.EPERM
+
+
+class RefusedError(ForwardError, ConnectionRefusedError):
+    """Nobody listens at the hop."""
+
+    code = "ECONNREFUSED"
+    errno_value = errno.ECONNREFUSED
+
+
+class UnreachableError(ForwardError, OSError):
+    """There is no route to the hop."""
+
+    code = "EHOSTUNREACH"
+    errno_value = errno.EHOSTUNREACH
+
+
+class DeadlineError(ForwardError, TimeoutError):
+    """No answer within the time allowed."""
+
+    code = "ETIMEDOUT"
+    errno_value = errno.ETIMEDOUT
+
+
+class NameNotFoundError(ForwardError, OSError):
+    """The hop's name does not resolve."""
+
+    code = "ENOTFOUND"
+    errno_value = errno.ENOENT
+
+
+class AuthenticationError(ForwardError):
+    """The login was refused, or asks for something nobody is there to answer."""
+
+    code = "EAUTH"
+
+
+class HostKeyError(ForwardError):
+    """The host key is not one we may trust."""
+
+    code = "EHOSTKEY"
+
+
+class UnknownHostKeyError(HostKeyError):
+    """The host has never been seen before and nobody accepted its key."""
+
+
+class ChangedHostKeyError(HostKeyError):
+    """The host shows another key than the one on record. Never accepted by a prompt."""
+
+
+class ProhibitedError(ForwardError):
+    """The server's configuration or the account does not allow the forwarding."""
+
+    code = "EPROHIBITED"
+
+
+class LimitError(ForwardError):
+    """One of our own limits, such as the number of tunnels."""
+
+    code = "ELIMIT"
+
+
+class LostError(ForwardError, ConnectionResetError):
+    """The link to the target went away."""
+
+    code = "ECONNRESET"
+    errno_value = errno.ECONNRESET
+
+
+class ClosedError(ForwardError):
+    """The tunnel is closed, for good."""
+
+    code = "ECLOSED"
+
+
+class EngineError(ForwardError):
+    """The engine process could not be started, is gone, or does not answer."""
+
+    code = "EENGINE"
+
+
+_BY_NAME: dict[str, type[ForwardError]] = {
+    name: kind for name, kind in list(globals().items()) if isinstance(kind, type) and issubclass(kind, ForwardError)
+}
+
+
+def from_code(kind: str, message: str, *, hop: str = "", hint: str = "") -> ForwardError:
+    """Make the error of class `kind` (a name of this module), the root class for a name it does not know."""
+    return _BY_NAME.get(kind, ForwardError)(message, hop=hop, hint=hint)

@@ -1,0 +1,276 @@
+"""All that crosses the pipe: states, snapshots, and the messages between client and engine. Ground floor.
+
+No message has a field a secret could sit in, except `Answer`, which carries one inward when the engine asked
+for it. Messages are msgspec Structs, tagged by their class name; `wire` turns them into bytes.
+
+    client -> engine   Hello  Open  Close  Reconnect  Check  Describe  Cancel  Answer
+    engine -> client   Welcome  Changed  Ask  Done  Failed
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from .errors import ForwardError, from_code
+from .options import SshTarget, TunnelOptions
+from .spec import Forward, Kind
+
+PROTOCOL_VERSION = 1
+
+
+class TunnelState(StrEnum):
+    """A tunnel's life, as drawn in docs/design.md."""
+
+    IDLE = "idle"
+    OPENING = "opening"
+    READY = "ready"
+    RECONNECTING = "reconnecting"
+    WAITING = "waiting"
+    DEGRADED = "degraded"
+    FAILED = "failed"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+    @property
+    def ended(self) -> bool:
+        """Nothing is listening and nothing will be."""
+        return self in (TunnelState.CLOSED,)
+
+
+class Value(msgspec.Struct, frozen=True):
+    """Base of the parts that messages are made of."""
+
+
+class Fault(Value, frozen=True):
+    """An error as it crosses the border; see `errors`."""
+
+    kind: str
+    code: str
+    message: str
+    hop: str = ""
+    hint: str = ""
+
+    @classmethod
+    def of(cls, error: ForwardError) -> Fault:
+        return cls(type(error).__name__, error.code, error.message, error.hop, error.hint)
+
+    def error(self) -> ForwardError:
+        """The exception of `errors` that this stands for."""
+        return from_code(self.kind, self.message, hop=self.hop, hint=self.hint)
+
+    def __str__(self) -> str:
+        return str(self.error())
+
+
+class Step(Value, frozen=True):
+    """One part of an opening: `ssh`, `target`, `postgresql`; how long it took, and what was seen.
+
+    Attributes:
+        seconds: how long it took; None while it runs.
+        outcome: "ok", or a few words such as "skipped".
+    """
+
+    name: str
+    seconds: float | None = None
+    outcome: str = ""
+
+
+class Counters(Value, frozen=True):
+    """What went through a tunnel. Bytes are payload bytes; up leads away from the notebook."""
+
+    clients: int = 0
+    parked: int = 0
+    clients_total: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    refused: int = 0
+    reconnects: int = 0
+
+
+class Snapshot(Value, frozen=True):
+    """What a user may see of a tunnel at one moment.
+
+    Attributes:
+        tunnel: the number the client gave it.
+        name: its name in the registry.
+        route: the hops' names in order, the bastion last.
+        listen: the bound address (`127.0.0.1:5432`, or a path), "" before the bind.
+        local_host, local_port: the same in parts; port 0 where there is none.
+        connect: the far end as the last hop sees it.
+        since: when the state was entered (seconds since the epoch); opened: when it first became ready.
+        steps: the parts of the last opening; the one that runs has seconds None and `step_since` its start.
+        notes: what the user should know: another local port than the far one, a flag that was ignored.
+        log: the path of the engine's log file.
+    """
+
+    tunnel: int
+    name: str
+    kind: Kind
+    state: TunnelState
+    route: tuple[str, ...] = ()
+    listen: str = ""
+    local_host: str = ""
+    local_port: int = 0
+    connect: str = ""
+    remote_host: str = ""
+    remote_port: int = 0
+    since: float = 0.0
+    opened: float = 0.0
+    steps: tuple[Step, ...] = ()
+    step_since: float = 0.0
+    counters: Counters = Counters()
+    error: Fault | None = None
+    notes: tuple[str, ...] = ()
+    log: str = ""
+
+
+class Stage(Value, frozen=True):
+    """One stage of a health check: listener, link, target, hello. `milliseconds` is None where it was not reached."""
+
+    name: str
+    milliseconds: float | None
+    outcome: str = "ok"
+
+
+class Health(Value, frozen=True):
+    """The result of a health check; true when every stage passed."""
+
+    ok: bool
+    stages: tuple[Stage, ...] = ()
+    error: Fault | None = None
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+
+class Message(msgspec.Struct, frozen=True, tag=True):
+    """Base of the messages."""
+
+
+# client -> engine
+
+
+class Hello(Message, frozen=True):
+    """The first message. `version` is PROTOCOL_VERSION; `notebook` names the owner of the ports to other kernels."""
+
+    version: int
+    parent: int
+    notebook: str = ""
+
+
+class Open(Message, frozen=True):
+    """Open a tunnel and answer when it is ready or has failed.
+
+    `reopen` marks a tunnel of an engine that died: its port must be the one in `forward`, and a link that
+    cannot be had yet is retried in the place of failing.
+    """
+
+    call: int
+    tunnel: int
+    name: str
+    target: SshTarget
+    forward: Forward
+    options: TunnelOptions
+    reopen: bool = False
+
+
+class Close(Message, frozen=True):
+    """Close these tunnels; answered when nothing of them is left."""
+
+    call: int
+    tunnels: tuple[int, ...]
+
+
+class Reconnect(Message, frozen=True):
+    """Drop the link, keep the port, dial again."""
+
+    call: int
+    tunnel: int
+
+
+class Check(Message, frozen=True):
+    """Ask for a health check, answered by `Done.health`."""
+
+    call: int
+    tunnel: int
+
+
+class Describe(Message, frozen=True):
+    """Ask for fresh snapshots of all tunnels."""
+
+    call: int
+
+
+class Cancel(Message, frozen=True):
+    """The caller of `call` gave up: stop, leave nothing half-open, answer Failed."""
+
+    call: int
+
+
+class Answer(Message, frozen=True):
+    """The answer to an `Ask`; the only message that carries a secret. None: nobody answers, `why` says so."""
+
+    ask: int
+    value: str | None = None
+    why: str = ""
+
+    def __repr__(self) -> str:
+        return f"Answer(ask={self.ask}, value={'None' if self.value is None else '***'})"
+
+
+# engine -> client
+
+
+class Welcome(Message, frozen=True):
+    """The answer to `Hello`: the engine's process id and its log file."""
+
+    version: int
+    pid: int
+    log: str
+
+
+class Changed(Message, frozen=True):
+    """A tunnel changed. `event` is "" or the event's name (ready, error, close, reconnecting, reconnected)."""
+
+    snapshot: Snapshot
+    event: str = ""
+
+
+class Ask(Message, frozen=True):
+    """The engine needs something only the user's side has.
+
+    Attributes:
+        call: the call that waits for it, 0 for a reconnection that nobody waits for.
+        kind: passphrase, password, or host-key.
+        source: the reference of a SOURCE to resolve; "" means a person must be asked.
+        prompt: the question for a person, one line or several.
+        echo: whether the answer may be seen while it is typed.
+    """
+
+    ask: int
+    call: int
+    kind: str
+    source: str = ""
+    prompt: str = ""
+    echo: bool = False
+
+
+class Done(Message, frozen=True):
+    """A call succeeded."""
+
+    call: int
+    snapshots: tuple[Snapshot, ...] = ()
+    health: Health | None = None
+
+
+class Failed(Message, frozen=True):
+    """A call failed."""
+
+    call: int
+    fault: Fault
+
+
+Request = Hello | Open | Close | Reconnect | Check | Describe | Cancel | Answer
+Report = Welcome | Changed | Ask | Done | Failed

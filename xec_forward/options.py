@@ -1,0 +1,73 @@
+"""Every option, declared once. Ground floor, no I/O.
+
+An option is a field of one of three frozen dataclasses; the field's name is the keyword argument and the
+profile key, and with dashes the flag (`server_alive_interval`, `--server-alive-interval`). The `help` texts
+here are the reference: `line` makes the argument parser from them.
+
+    SshTarget       who to dial and how: these decide which tunnels share a connection
+    TunnelOptions   how the tunnel behaves
+    Service         what the service behind it wants: connection string, password, environment
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def option(default: Any, help: str, *, metavar: str = "", short: tuple[str, ...] = (), flag: str = "") -> Any:
+    """A dataclass field that is an option.
+
+    Args:
+        default: its value where it is not given.
+        help: one sentence for `--help` and the reference page.
+        metavar: what stands for its value; "" for a switch.
+        short: further spellings, those of ssh and kubectl.
+        flag: the long spelling where it is not the field's name (only `--as`, for `name`).
+    """
+    return field(default=default, metadata={"help": help, "metavar": metavar, "short": short, "flag": flag})
+
+
+@dataclass(frozen=True, slots=True)
+class SshTarget:
+    """An SSH host as asked for, not yet dialled. Empty and None mean: what ssh_config says, else ssh's default.
+
+    `passphrase` and `ssh_password` hold references made by `client.sources` (a kind and a digest): never
+    the secret, never the text of the SOURCE.
+    """
+
+    host: str
+    username: str = option("", "the login name on the bastion", metavar="NAME", short=("-l",))
+    port: int | None = option(None, "the SSH port", metavar="PORT", short=("-p",))
+    private_key: tuple[str, ...] = option((), "identity file; may be given again", metavar="FILE", short=("-i",))
+    passphrase: str = option("", "where the key's passphrase comes from", metavar="SOURCE")
+    ssh_password: str = option("", "where the login's password comes from", metavar="SOURCE")
+    ssh_config: str = option("", "read this file in the place of ~/.ssh/config; 'none' reads no file", metavar="FILE", short=("-F",))
+    host_key: str = option(
+        "", "an unknown host key: ask, refuse it (strict), or record it (accept-new)", metavar="ask|strict|accept-new"
+    )
+    server_alive_interval: float | None = option(None, "seconds between keepalives, 0 for none; 15 unless told", metavar="S")
+    server_alive_count_max: int | None = option(None, "keepalives missed before the link counts as lost; 3 unless told", metavar="N")
+
+
+@dataclass(frozen=True, slots=True)
+class TunnelOptions:
+    """How a tunnel behaves. Times are seconds."""
+
+    local_interface: str = option("", "the local address to listen on; 127.0.0.1 unless told", metavar="A")
+    gateway_ports: bool = option(False, "permit an address that other machines can reach")
+    no_check: bool = option(False, "do not try the far service while opening")
+    hold: float = option(30.0, "seconds a client is held while the link is down", metavar="S")
+    timeout: float = option(30.0, "seconds the opening may take", metavar="S")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the service behind the tunnel wants of the notebook. Stays on the kernel's side of the border."""
+
+    name: str = option("", "the name of the handle in the notebook", metavar="NAME", flag="--as")
+    dsn: str = option("", "the connection string to make: scheme, user, database; no password", metavar="URL")
+    password: str = option("", "where the service's password comes from", metavar="SOURCE")
+    env: bool = option(False, "set PGHOST and its like for the kernel, put back on close")
+    force: bool = option(False, "let --as NAME replace an object that is not a tunnel")
+    quiet: bool = option(False, "no card")
