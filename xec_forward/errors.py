@@ -25,8 +25,7 @@ matching class again on the other side, so that `except PortInUseError` works in
 
 from __future__ import annotations
 
-import errno
-from typing import ClassVar
+import errno as system
 
 __all__ = [
     "AuthenticationError",
@@ -65,7 +64,6 @@ class ForwardError(Exception):
     """
 
     code: str = "EFORWARD"
-    errno_value: ClassVar[int | None] = None
 
     def __init__(self, message: str, *, hop: str = "", hint: str = "") -> None:
         # OSError.__init__ would take several arguments for errno and strerror: hand it none.
@@ -74,9 +72,6 @@ class ForwardError(Exception):
         self.hop = hop
         self.hint = hint
         self._shown = False
-        if isinstance(self, OSError) and self.errno_value is not None:
-            self.errno = self.errno_value
-            self.strerror = message
 
     def __str__(self) -> str:
         where = f"{self.hop}: " if self.hop else ""
@@ -119,42 +114,42 @@ class PortInUseError(ForwardError, OSError):
     """The local port is taken."""
 
     code = "EADDRINUSE"
-    errno_value = errno.EADDRINUSE
+    errno = system.EADDRINUSE
 
 
 class BindPermissionError(ForwardError, PermissionError):
     """The system does not allow the bind (EPERM or EACCES)."""
 
     code = "EPERM"
-    errno_value = errno.EPERM
+    errno = system.EPERM
 
 
 class RefusedError(ForwardError, ConnectionRefusedError):
     """Nobody listens at the hop."""
 
     code = "ECONNREFUSED"
-    errno_value = errno.ECONNREFUSED
+    errno = system.ECONNREFUSED
 
 
 class UnreachableError(ForwardError, OSError):
     """There is no route to the hop."""
 
     code = "EHOSTUNREACH"
-    errno_value = errno.EHOSTUNREACH
+    errno = system.EHOSTUNREACH
 
 
 class DeadlineError(ForwardError, TimeoutError):
     """No answer within the time allowed."""
 
     code = "ETIMEDOUT"
-    errno_value = errno.ETIMEDOUT
+    errno = system.ETIMEDOUT
 
 
 class NameNotFoundError(ForwardError, OSError):
     """The hop's name does not resolve."""
 
     code = "ENOTFOUND"
-    errno_value = errno.ENOENT
+    errno = system.ENOENT
 
 
 class AuthenticationError(ForwardError):
@@ -193,7 +188,7 @@ class LostError(ForwardError, ConnectionResetError):
     """The link to the target went away."""
 
     code = "ECONNRESET"
-    errno_value = errno.ECONNRESET
+    errno = system.ECONNRESET
 
 
 class ClosedError(ForwardError):

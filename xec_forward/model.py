@@ -103,6 +103,7 @@ class Snapshot(Value, frozen=True):
         steps: the parts of the last opening; the one that runs has seconds None and `step_since` its start.
         notes: what the user should know: another local port than the far one, a flag that was ignored.
         log: the path of the engine's log file.
+        serial: a clock of this machine (time.monotonic_ns), to tell the newer of two.
     """
 
     tunnel: int
@@ -124,6 +125,7 @@ class Snapshot(Value, frozen=True):
     error: Fault | None = None
     notes: tuple[str, ...] = ()
     log: str = ""
+    serial: int = 0
 
 
 class Stage(Value, frozen=True):
@@ -163,6 +165,7 @@ class Hello(Message, frozen=True):
 class Open(Message, frozen=True):
     """Open a tunnel and answer when it is ready or has failed.
 
+    `scheme` is the protocol spoken at the far end, "" to go by the far port.
     `reopen` marks a tunnel of an engine that died: its port must be the one in `forward`, and a link that
     cannot be had yet is retried in the place of failing.
     """
@@ -173,6 +176,7 @@ class Open(Message, frozen=True):
     target: SshTarget
     forward: Forward
     options: TunnelOptions
+    scheme: str = ""
     reopen: bool = False
 
 
@@ -210,11 +214,15 @@ class Cancel(Message, frozen=True):
 
 
 class Answer(Message, frozen=True):
-    """The answer to an `Ask`; the only message that carries a secret. None: nobody answers, `why` says so."""
+    """The answer to an `Ask`; the only message that carries a secret.
+
+    A value of None means no answer: `why` says so in one line, `person` that it was a person who was missing.
+    """
 
     ask: int
     value: str | None = None
     why: str = ""
+    person: bool = False
 
     def __repr__(self) -> str:
         return f"Answer(ask={self.ask}, value={'None' if self.value is None else '***'})"

@@ -1,0 +1,401 @@
+"""This process's tunnels, and the engine that runs them: calls, events, and a new engine where one died.
+
+Two threads, both daemons, live while an engine does. The *reader* only reads and routes what arrives, so that an
+answer never waits behind a handler. The *handler* sets traits, runs what users hung on them, answers the questions
+nobody waits for, and starts another engine: so a handler may itself call `close()`.
+
+The session keeps a declarative list of what is open (request, bound port) for that restart, and nothing more: the
+running state is the engine's.
+"""
+
+from __future__ import annotations
+
+import atexit
+import itertools
+import logging
+import os
+import queue
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+import msgspec
+
+from ..errors import ConfigError, EngineError, ForwardError, LimitError
+from ..model import (
+    PROTOCOL_VERSION,
+    Ask,
+    Changed,
+    Close,
+    Describe,
+    Done,
+    Failed,
+    Fault,
+    Hello,
+    Message,
+    Open,
+    Reconnect,
+    Report,
+    Snapshot,
+    TunnelState,
+    Welcome,
+)
+from ..options import SshTarget, TunnelOptions
+from ..paths import SSH_CONFIG_VARIABLE
+from ..spec import Endpoint, Forward, Kind
+from .call import AsyncCall, BlockingCall, Call, resolve
+from .process import EngineProcess
+from .sources import Sources
+from .watcher import ScriptWatcher, Watcher
+
+if TYPE_CHECKING:
+    from .tunnel import Tunnel
+
+logger = logging.getLogger(__name__)
+
+# The engine bounds what it does; the client allows it this much more, seconds.
+MARGIN = 15.0
+# An engine that dies this often within a minute is not started again.
+DEATHS_PER_MINUTE = 4
+
+C = TypeVar("C", bound=Call)
+
+
+def _print_notice(text: str) -> None:
+    print(f"xec_forward: {text}", file=sys.stderr)
+
+
+class Session:
+    """All tunnels of this process. There is one (`current()`); its engine starts with the first call.
+
+    Attributes:
+        sources: what references in requests stand for.
+        tunnels: the tunnels by number, in the order of their opening, until they are closed.
+        watcher: makes the watcher of a call that brings none.
+        notice: shows the user one line that belongs to no call.
+    """
+
+    def __init__(self) -> None:
+        self.sources = Sources()
+        self.tunnels: dict[int, Tunnel] = {}
+        self.watcher: Callable[[], Watcher] = ScriptWatcher
+        self.notice: Callable[[str], None] = _print_notice
+        self._numbers = itertools.count(1)
+        self._engine: EngineProcess | None = None
+        self._starting = threading.Lock()
+        self._lock = threading.RLock()
+        self._calls: dict[int, Call] = {}
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._handler: threading.Thread | None = None
+        self._deaths: deque[float] = deque(maxlen=DEATHS_PER_MINUTE)
+        self._stopping = False
+
+    # ---- the engine ----
+
+    @property
+    def log(self) -> str:
+        """The engine's log file, "" before there is an engine."""
+        return self._engine.log if self._engine is not None else ""
+
+    @property
+    def engine_pid(self) -> int:
+        """The engine's process id, 0 where there is none."""
+        return self._engine.pid if self._engine is not None else 0
+
+    def start(self) -> EngineProcess:
+        """The running engine; starts one where there is none. Raises EngineError."""
+        with self._starting:
+            if self._engine is None:
+                self._stopping = False
+                engine = EngineProcess()
+                engine.send(Hello(PROTOCOL_VERSION, os.getpid(), _notebook()))
+                self._engine = engine
+                threading.Thread(target=self._read, args=(engine,), name="xec_forward reader", daemon=True).start()
+            if self._handler is None or not self._handler.is_alive():
+                self._handler = threading.Thread(target=self._handle, name="xec_forward handler", daemon=True)
+                self._handler.start()
+            return self._engine
+
+    def warm(self) -> None:
+        """Start the engine in the background, so that the first opening finds it running. Returns at once."""
+
+        def start() -> None:
+            try:
+                self.start()
+            except ForwardError as error:
+                logger.info("the engine could not be warmed: %s", error)
+
+        threading.Thread(target=start, name="xec_forward warm-up", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the engine and with it every tunnel, at once. Idempotent; the session can be used again."""
+        with self._starting:
+            self._stopping = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.stop()
+        for tunnel in list(self.tunnels.values()):
+            tunnel.follow(_now(tunnel, TunnelState.CLOSED))
+        self.tunnels.clear()
+        self._work.put(None)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's engine without touching it."""
+        if self._engine is not None:
+            self._engine.abandon()
+            self._engine = None
+        self._calls.clear()
+        self.tunnels.clear()
+
+    # ---- calls ----
+
+    def call(self, make: Callable[[int], Message], watcher: Watcher | None = None, limit: float = 0.0) -> Done:
+        """Send a request and wait for its answer. Raises its error, EngineError, or KeyboardInterrupt."""
+        call = self._begin(BlockingCall, make, limit)
+        try:
+            return call.wait(self.sources, watcher or self.watcher())
+        finally:
+            self._calls.pop(call.number, None)
+
+    async def acall(self, make: Callable[[int], Message], watcher: Watcher | None = None, limit: float = 0.0) -> Done:
+        """`call` for coroutines: waits without blocking the loop."""
+        call = self._begin(AsyncCall, make, limit)
+        try:
+            return await call.wait(self.sources, watcher or self.watcher())
+        finally:
+            self._calls.pop(call.number, None)
+
+    def _begin(self, kind: type[C], make: Callable[[int], Message], limit: float) -> C:
+        engine = self.start()
+        call = kind(next(self._numbers), limit + MARGIN, self.send)
+        self._calls[call.number] = call
+        try:
+            engine.send(make(call.number))
+        except EngineError:
+            self._calls.pop(call.number, None)
+            raise
+        return call
+
+    def send(self, message: Message) -> None:
+        """Send a message that needs no answer. Raises EngineError."""
+        if self._engine is None:
+            raise EngineError("the engine is gone")
+        self._engine.send(message)
+
+    # ---- opening and closing ----
+
+    def prepare(self, target: SshTarget, forward: Forward, options: TunnelOptions, name: str, scheme: str) -> Tunnel:
+        """A handle for a tunnel that is yet to be opened. Raises ConfigError, LimitError."""
+        from .tunnel import Tunnel
+
+        if forward.kind is not Kind.LOCAL:
+            what = "remote forwards (-R)" if forward.kind is Kind.REMOTE else "SOCKS proxies (-D)"
+            raise ConfigError(f"{what} are not part of this version; local forwards are")
+        if not target.ssh_config and os.environ.get(SSH_CONFIG_VARIABLE):
+            target = replace(target, ssh_config=os.environ[SSH_CONFIG_VARIABLE])
+        with self._lock:
+            taken = {tunnel.name for tunnel in self.tunnels.values() if not tunnel.state.ended}
+            if name in taken:
+                name = next(other for n in itertools.count(2) if (other := f"{name}_{n}") not in taken)
+            number = next(self._numbers)
+            tunnel = Tunnel(self, Open(0, number, name, target, forward, options, scheme))
+            self.tunnels[number] = tunnel
+            return tunnel
+
+    def open(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
+        """Open a prepared tunnel; returns when it is ready."""
+        try:
+            done = self.call(tunnel.request_for, watcher, tunnel.request.options.timeout)
+        except BaseException:
+            self.forget(tunnel)
+            raise
+        tunnel.follow(done.snapshots[0])
+
+    async def aopen(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
+        """`open` for coroutines."""
+        try:
+            done = await self.acall(tunnel.request_for, watcher, tunnel.request.options.timeout)
+        except BaseException:
+            self.forget(tunnel)
+            raise
+        tunnel.follow(done.snapshots[0])
+
+    def close(self, tunnels: Iterable[Tunnel]) -> None:
+        """Close these tunnels side by side; idempotent."""
+        wanted = [tunnel for tunnel in tunnels if tunnel.request.tunnel in self.tunnels]
+        if wanted:
+            numbers = tuple(tunnel.request.tunnel for tunnel in wanted)
+            self._closed(wanted, self.call(lambda call: Close(call, numbers)))
+
+    async def aclose(self, tunnels: Iterable[Tunnel]) -> None:
+        """`close` for coroutines."""
+        wanted = [tunnel for tunnel in tunnels if tunnel.request.tunnel in self.tunnels]
+        if wanted:
+            numbers = tuple(tunnel.request.tunnel for tunnel in wanted)
+            self._closed(wanted, await self.acall(lambda call: Close(call, numbers)))
+
+    def _closed(self, tunnels: list[Tunnel], done: Done) -> None:
+        last = {snapshot.tunnel: snapshot for snapshot in done.snapshots}
+        for tunnel in tunnels:
+            tunnel.follow(last.get(tunnel.request.tunnel) or _now(tunnel, TunnelState.CLOSED))
+            self.forget(tunnel)
+
+    def reconnect_message(self, tunnel: Tunnel) -> Callable[[int], Message]:
+        """What asks for a new link; a tunnel the engine no longer has (its port was taken) is opened again."""
+        if tunnel.state is TunnelState.FAILED and tunnel.given_up:
+            return tunnel.request_again
+        return lambda call: Reconnect(call, tunnel.request.tunnel)
+
+    def refresh(self) -> None:
+        """Bring every handle's counters up to date."""
+        if self._engine is not None and self.tunnels:
+            for snapshot in self.call(Describe).snapshots:
+                tunnel = self.tunnels.get(snapshot.tunnel)
+                if tunnel is not None:
+                    tunnel.follow(snapshot)
+
+    def forget(self, tunnel: Tunnel) -> None:
+        """Take a tunnel off the list of what is open."""
+        self.tunnels.pop(tunnel.request.tunnel, None)
+
+    # ---- the reader thread ----
+
+    def _read(self, engine: EngineProcess) -> None:
+        for message in engine.receive():
+            self._route(message)
+        if self._engine is engine:
+            self._work.put(lambda: self._revive(engine))
+
+    def _route(self, message: Report) -> None:
+        match message:
+            case Welcome():
+                pass
+            case Done() | Failed():
+                call = self._calls.get(message.call)
+                if call is not None:
+                    call.deliver(message)
+            case Changed():
+                tunnel = self.tunnels.get(message.snapshot.tunnel)
+                if tunnel is None:
+                    return
+                call = self._calls.get(tunnel.opening_call)
+                if call is not None:
+                    call.deliver(message)
+                snapshot = message.snapshot
+                self._work.put(lambda: tunnel.follow(snapshot))
+            case Ask():
+                call = self._calls.get(message.call)
+                if call is not None:
+                    call.deliver(message)
+                else:
+                    self._work.put(lambda: self._answer_unattended(message))
+
+    # ---- the handler thread ----
+
+    def _handle(self) -> None:
+        while True:
+            work = self._work.get()
+            if work is None:
+                if self._stopping:
+                    return
+                continue
+            try:
+                work()
+            except Exception:
+                logger.exception("a handler failed")
+
+    def _answer_unattended(self, question: Ask) -> None:
+        self.send(resolve(question, self.sources, None))
+
+    def _revive(self, dead: EngineProcess) -> None:
+        """The engine died: say so once, start another, open the same tunnels on the same ports."""
+        with self._starting:
+            if self._engine is not dead or self._stopping:
+                return
+            self._engine = None
+        dead.stop(0.5)
+        lost = EngineError("the engine ended unexpectedly", hint=f"its log is {dead.log}")
+        calls, self._calls = self._calls, {}
+        for call in calls.values():
+            call.deliver(lost)
+        wanted = [tunnel for tunnel in self.tunnels.values() if tunnel.state is not TunnelState.OPENING]
+        now = time.monotonic()
+        often = len(self._deaths) == DEATHS_PER_MINUTE and now - self._deaths[0] < 60
+        self._deaths.append(now)
+        if often:
+            self.notice(f"{lost}; it did so {DEATHS_PER_MINUTE + 1} times in a minute and is not started again")
+            for tunnel in wanted:
+                self._give_up(tunnel, LimitError("the engine keeps ending", hint=lost.hint))
+            return
+        again = f"; another one opens {', '.join(tunnel.name for tunnel in wanted)} again" if wanted else ""
+        self.notice(f"{lost.message}{again} (log: {dead.log})")
+        if not wanted:
+            return
+        for tunnel in wanted:
+            tunnel.follow(_now(tunnel, TunnelState.RECONNECTING, lost))
+        for tunnel in wanted:
+            try:
+                done = self.call(tunnel.request_again, limit=tunnel.request.options.timeout)
+                tunnel.follow(done.snapshots[0])
+            except ForwardError as error:
+                self._give_up(tunnel, error)
+
+    def _give_up(self, tunnel: Tunnel, error: ForwardError) -> None:
+        tunnel.given_up = True
+        tunnel.follow(_now(tunnel, TunnelState.FAILED, error))
+
+
+def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) -> Snapshot:
+    """A snapshot that the engine cannot make any more, because it or the tunnel is gone."""
+    fault = Fault.of(error) if error is not None else tunnel.snapshot.error
+    return msgspec.structs.replace(
+        tunnel.snapshot, state=state, error=fault, since=time.time(), serial=time.monotonic_ns()
+    )
+
+
+def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:
+    """The forward as it was bound: what an engine that follows another must bind."""
+    if forward.listen.path or not snapshot.local_port:
+        return forward
+    return replace(forward, listen=Endpoint(forward.listen.host, snapshot.local_port))
+
+
+def _notebook() -> str:
+    """What tells this process from others to a person: the notebook's path, or the script's."""
+    return os.environ.get("JPY_SESSION_NAME") or (sys.argv[0] if sys.argv and sys.argv[0].endswith(".py") else "")
+
+
+_current: Session | None = None
+_current_lock = threading.Lock()
+
+
+def current() -> Session:
+    """The session of this process."""
+    global _current
+    with _current_lock:
+        if _current is None:
+            _current = Session()
+        return _current
+
+
+def _after_fork() -> None:
+    """A worker is not the kernel: it must not hold the pipe open, nor close the kernel's tunnels."""
+    global _current, _current_lock
+    _current_lock = threading.Lock()
+    session, _current = _current, None
+    if session is not None:
+        session.abandon()
+
+
+def _at_exit() -> None:
+    if _current is not None:
+        _current.stop()
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,319 @@
+"""The handle of one tunnel."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Generator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import msgspec
+import traitlets
+
+from ..dsn import ConnectionString, make, template_for
+from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
+from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
+from ..pgpass import password_for
+from .session import Session, bound_forward
+
+if TYPE_CHECKING:
+    import sqlalchemy
+
+R = TypeVar("R")
+
+
+class Tunnel(traitlets.HasTraits):
+    """One tunnel: where it listens, how it is, and what to do with it.
+
+    A handle never blocks on the network: it follows the engine's snapshots. Every blocking call has a twin with
+    the prefix `a` for coroutines. As a context manager, plain or async, it closes at the end of the block.
+
+    Attributes:
+        state: a TunnelState; error: the last error, or None; stats: Counters. These three are traits: observe them.
+    """
+
+    state: traitlets.TraitType[TunnelState, TunnelState] = traitlets.Instance(
+        TunnelState, default_value=TunnelState.IDLE, read_only=True
+    )
+    error: traitlets.TraitType[ForwardError | None, ForwardError | None] = traitlets.Instance(
+        ForwardError, default_value=None, allow_none=True, read_only=True
+    )
+    stats: traitlets.TraitType[Counters, Counters] = traitlets.Instance(
+        Counters, default_value=Counters(), read_only=True
+    )
+
+    def __init__(self, session: Session, request: Open) -> None:
+        super().__init__()
+        self.session = session
+        self.request = request
+        self.opening_call = 0
+        self.given_up = False  # the engine no longer has it; reconnect() opens it again
+        self._following = threading.RLock()
+        self.snapshot = Snapshot(
+            request.tunnel,
+            request.name,
+            request.forward.kind,
+            TunnelState.IDLE,
+            (request.target.host,),
+            connect=str(request.forward.connect or ""),
+        )
+        self.template = ""
+        self.password = ""  # the reference of the service's password, never the password
+
+    def __repr__(self) -> str:
+        return f"<Tunnel {self.name} {self.state} {self.snapshot.listen} -> {' -> '.join(self.route)}>"
+
+    # ---- what it is ----
+
+    @property
+    def name(self) -> str:
+        """Its name in the registry."""
+        return self.request.name
+
+    @property
+    def route(self) -> tuple[str, ...]:
+        """The hops and the far end, in order."""
+        return (*self.snapshot.route, self.snapshot.connect)
+
+    @property
+    def local_host(self) -> str:
+        """The address it listens on."""
+        return self.snapshot.local_host
+
+    @property
+    def local_port(self) -> int:
+        """The port it listens on."""
+        return self.snapshot.local_port
+
+    @property
+    def remote_host(self) -> str:
+        """The far host, as the last hop sees it."""
+        return self.snapshot.remote_host
+
+    @property
+    def remote_port(self) -> int:
+        """The far port."""
+        return self.snapshot.remote_port
+
+    @property
+    def url(self) -> ConnectionString | None:
+        """The connection string, None where the scheme is not known."""
+        template = template_for(self.request.forward, self.template)
+        return self.dsn(template) if template else None
+
+    def dsn(self, template: str = "") -> ConnectionString:
+        """A connection string through this tunnel, shown masked; `reveal()` is its text.
+
+        Args:
+            template: scheme, user, database and parameters, such as `postgresql://ana@/sales`; the tunnel's own
+                where it is left out. Host and port come from the tunnel, the password from the tunnel's SOURCE,
+                else from .pgpass under the far host's name.
+
+        Raises:
+            SpecError: the template holds a password, or is no URL. ConfigError: there is none, or the SOURCE fails.
+        """
+        chosen = template or template_for(self.request.forward, self.template)
+        if not chosen:
+            raise ConfigError("the scheme of this port is not known", hop=self.name, hint="give a template, or --dsn")
+        return self._make(chosen, self._password(chosen))
+
+    def _make(self, template: str, password: str | None) -> ConnectionString:
+        host = self.request.forward.listen.path or self.local_host
+        return make(template, host=host, port=self.local_port, password=password, far_host=self.remote_host)
+
+    def _password(self, template: str) -> str | None:
+        if self.password:
+            return self.session.sources.resolve(self.password)
+        return password_for(template, self.remote_host, self.remote_port)
+
+    def engine(self, **kw: Any) -> sqlalchemy.Engine:
+        """A SQLAlchemy engine over this tunnel: pings before use, asks for the password anew for each connection.
+
+        Args:
+            kw: what `sqlalchemy.create_engine` takes.
+
+        Raises:
+            ConfigError: SQLAlchemy or a driver is missing (with the `%pip install` line), or the scheme is unknown.
+        """
+        from .sqlalchemy import make_engine
+
+        template = template_for(self.request.forward, self.template)
+        if not template:
+            raise ConfigError("the scheme of this port is not known", hop=self.name, hint="give --dsn")
+        return make_engine(self._make(template, None), lambda: self._password(template), **kw)
+
+    # ---- opening: used by the session ----
+
+    def request_for(self, call: int) -> Message:
+        """The request that opens it."""
+        self.opening_call = call
+        self.request = msgspec.structs.replace(self.request, call=call)
+        return self.request
+
+    def request_again(self, call: int) -> Message:
+        """The request that opens it again as it was, on the port it had."""
+        self.opening_call = call
+        forward = bound_forward(self.request.forward, self.snapshot)
+        return msgspec.structs.replace(self.request, call=call, forward=forward, reopen=True)
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot; the traits follow it. Called on the handler thread, and by whoever waited.
+
+        The two may come in either order: an older snapshot is passed over.
+        """
+        with self._following:
+            if snapshot.serial < self.snapshot.serial or self.snapshot.state.ended:
+                return
+            self.snapshot = snapshot
+            error = snapshot.error.error() if snapshot.error is not None else None
+            with self.hold_trait_notifications():
+                self.set_trait("stats", snapshot.counters)
+                if str(error) != str(self.error):
+                    self.set_trait("error", error)
+                self.set_trait("state", snapshot.state)
+
+    # ---- what to do with it ----
+
+    def is_alive(self) -> bool:
+        """Whether clients are served now. No I/O."""
+        return self.state in (TunnelState.READY, TunnelState.DEGRADED)
+
+    def wait_ready(self, timeout: float = 30.0) -> Tunnel:
+        """Wait until it is ready.
+
+        Args:
+            timeout: seconds.
+
+        Raises:
+            DeadlineError: it was not ready in time. ForwardError: it failed, or is closed.
+        """
+        end = time.monotonic() + timeout
+        changed = _Changed(self)
+        with changed:
+            while not self._settled():
+                if not changed.wait(end - time.monotonic()):
+                    raise DeadlineError(f"not ready within {timeout:g} s, but {self.state}", hop=self.name)
+        return self
+
+    async def await_ready(self, timeout: float = 30.0) -> Tunnel:
+        """`wait_ready` for coroutines."""
+        return await asyncio.to_thread(self.wait_ready, timeout)
+
+    def _settled(self) -> bool:
+        if self.state is TunnelState.CLOSED:
+            raise ClosedError("the tunnel is closed", hop=self.name)
+        if self.state in (TunnelState.FAILED, TunnelState.WAITING):
+            raise self.error or ForwardError(f"the tunnel is {self.state}", hop=self.name)
+        return self.is_alive()
+
+    def health_check(self) -> Health:
+        """Try each stage now: listener, link, target, the protocol's hello. True when all are well."""
+        return _health(self.session.call(lambda call: Check(call, self.request.tunnel)).health)
+
+    async def ahealth_check(self) -> Health:
+        """`health_check` for coroutines."""
+        return _health((await self.session.acall(lambda call: Check(call, self.request.tunnel))).health)
+
+    def reconnect(self) -> None:
+        """Drop the link and dial again; the port stays. Returns at once; `wait_ready` waits."""
+        self._require_open()
+        self._reconnecting(self.session.call(self.session.reconnect_message(self)))
+
+    async def areconnect(self) -> None:
+        """`reconnect` for coroutines."""
+        self._require_open()
+        self._reconnecting(await self.session.acall(self.session.reconnect_message(self)))
+
+    def _reconnecting(self, done: Done) -> None:
+        self.given_up = False
+        self.follow(done.snapshots[0])
+
+    def _require_open(self) -> None:
+        if self.state.ended:
+            raise ClosedError("the tunnel is closed", hop=self.name, hint="open it again")
+
+    def close(self) -> None:
+        """End it, for good: clients on which nothing moves are reset at once, the others within 2 s. Idempotent."""
+        self.session.close([self])
+
+    async def aclose(self) -> None:
+        """`close` for coroutines."""
+        await self.session.aclose([self])
+
+    def use(self, fn: Callable[..., R]) -> R:
+        """Run `fn`, with the handle if it takes an argument, and close, also on an error. Returns what it returns."""
+        with self:
+            return fn(self) if _takes_argument(fn) else fn()
+
+    async def ause(self, fn: Callable[..., Awaitable[R]]) -> R:
+        """`use` for a coroutine function."""
+        async with self:
+            return await (fn(self) if _takes_argument(fn) else fn())
+
+    def __enter__(self) -> Tunnel:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Tunnel:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.aclose()
+
+
+class Opening:
+    """An opening to await, or to use as `async with`."""
+
+    def __init__(self, open: Callable[[], Awaitable[Tunnel]]) -> None:
+        self._open = open
+        self._tunnel: Tunnel | None = None
+
+    def __await__(self) -> Generator[Any, None, Tunnel]:
+        return self._open().__await__()
+
+    async def __aenter__(self) -> Tunnel:
+        self._tunnel = await self._open()
+        return self._tunnel
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._tunnel is not None:
+            await self._tunnel.aclose()
+
+
+class _Changed:
+    """Waits for the next change of a tunnel's state, without missing one."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+        self._event = threading.Event()
+
+    def _set(self, _: object) -> None:
+        self._event.set()
+
+    def __enter__(self) -> None:
+        self._tunnel.observe(self._set, names="state")
+
+    def __exit__(self, *_: object) -> None:
+        self._tunnel.unobserve(self._set, names="state")
+
+    def wait(self, timeout: float) -> bool:
+        if timeout <= 0 or not self._event.wait(timeout):
+            return False
+        self._event.clear()
+        return True
+
+
+def _health(health: Health | None) -> Health:
+    return cast(Health, health)
+
+
+def _takes_argument(fn: Callable[..., object]) -> bool:
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.VAR_POSITIONAL) for p in parameters)

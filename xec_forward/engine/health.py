@@ -1,0 +1,128 @@
+"""Is a real service at the far end? One channel, one hello of the protocol that belongs to the scheme.
+
+    postgresql   SSLRequest, answered by S, N or E       (PostgreSQL documentation, "Message Formats")
+    mysql        the server greets: version 10 or error  (MySQL internals, "Protocol::Handshake")
+    redis        PING, answered by +, - or any RESP type (redis.io, "RESP protocol spec")
+    http         HEAD /, answered by HTTP/               (RFC 9112 section 4)
+
+Other schemes count as good when the channel opens. Nothing is logged in to and nothing is changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
+
+from ..errors import ForwardError, LostError, RefusedError
+from ..spec import Endpoint
+from .links.base import Channel, Link
+
+# Seconds a service has for its first bytes.
+HELLO_TIMEOUT = 5.0
+_ENOUGH = 4096
+
+
+class Hello(NamedTuple):
+    """What to say (empty: the server speaks first), and whether an answer's first bytes are the protocol's."""
+
+    say: bytes
+    good: Callable[[bytes], bool]
+
+
+def _mysql(data: bytes) -> bool:
+    return len(data) >= 5 and data[3] == 0 and data[4] in (10, 255)
+
+
+_HELLOS: dict[str, Hello] = {
+    "postgresql": Hello((8).to_bytes(4, "big") + (80877103).to_bytes(4, "big"), lambda data: data[:1] in b"SNE"),
+    "mysql": Hello(b"", _mysql),
+    "redis": Hello(b"PING\r\n", lambda data: data[:1] in b"+-$:*"),
+    "http": Hello(
+        b"HEAD / HTTP/1.1\r\nHost: %b\r\nUser-Agent: xec_forward\r\nConnection: close\r\n\r\n",
+        lambda data: data[:5] == b"HTTP/",
+    ),
+}
+
+
+class Probe:
+    """One channel to the far service, for a look at it. Implements links.base.ChannelProtocol.
+
+    >>> async with Probe(connect, "postgresql") as probe:  # doctest: +SKIP
+    ...     await probe.open(link)
+    ...     outcome = await probe.hello()
+    """
+
+    def __init__(self, connect: Endpoint, scheme: str = "") -> None:
+        self.scheme = scheme if scheme in _HELLOS else ""
+        self._connect = connect
+        self._channel: Channel | None = None
+        self._data = b""
+        self._answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+
+    async def __aenter__(self) -> Probe:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._channel is not None:
+            self._channel.abort()
+        self._answered.cancel()
+
+    async def open(self, link: Link) -> None:
+        """Open the channel. Raises what `Link.open_channel` raises."""
+        self._channel = await link.open_channel(self._connect, self)
+
+    async def hello(self) -> str:
+        """Say the scheme's hello.
+
+        Returns:
+            "ok", or a few words on what was seen in the place of it.
+
+        Raises:
+            RefusedError: the service closed the connection without a byte.
+            LostError: the link was lost.
+        """
+        assert self._channel is not None
+        plan = _HELLOS[self.scheme]
+        say = plan.say % str(self._connect).encode() if self.scheme == "http" else plan.say
+        if say:
+            self._channel.write(say)
+        try:
+            async with asyncio.timeout(HELLO_TIMEOUT):
+                good = await self._answered
+        except TimeoutError:
+            return f"no answer in {HELLO_TIMEOUT:g} s"
+        if good:
+            return "ok"
+        if not self._data:
+            raise RefusedError(
+                f"took the connection and closed it before a {self.scheme} hello",
+                hop=str(self._connect),
+                hint="is the service behind that port up? --no-check opens the tunnel all the same",
+            )
+        return f"does not speak {self.scheme}"
+
+    def _answer(self, value: bool) -> None:
+        if not self._answered.done():
+            self._answered.set_result(value)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.scheme:
+            return
+        self._data = (self._data + data)[:_ENOUGH]
+        if _HELLOS[self.scheme].good(self._data):
+            self._answer(True)
+        elif len(self._data) >= 8:
+            self._answer(False)
+
+    def eof_received(self) -> None:
+        self._answer(False)
+
+    def pause_writing(self) -> None: ...
+
+    def resume_writing(self) -> None: ...
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error is not None and not self._answered.done():
+            self._answered.set_exception(error if isinstance(error, ForwardError) else LostError(str(error)))
+        self._answer(False)

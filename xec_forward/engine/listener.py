@@ -1,0 +1,211 @@
+"""Bind and hold: the local end of a tunnel. There is no probing; what is bound is what is listened on."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import os
+import socket
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from ..errors import BindPermissionError, ConfigError, ForwardError, NameNotFoundError, PortInUseError
+from ..options import TunnelOptions
+from ..spec import Endpoint
+from .neighbours import Holder
+
+BACKLOG = 512
+# How long a port is waited for that an engine of ours still holds although its kernel is gone, seconds.
+INHERIT = 3.0
+
+
+@dataclass(slots=True)
+class Listener:
+    """A bound local end. `serve` accepts; `close` unbinds, and returns when the port is free."""
+
+    sockets: list[socket.socket]
+    host: str
+    port: int
+    path: str = ""
+    notes: list[str] = field(default_factory=list)
+    _servers: list[asyncio.Server] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return str(Endpoint(self.host, self.port or None, self.path))
+
+    async def serve(self, factory: Callable[[], asyncio.Protocol]) -> None:
+        """Accept clients from now on."""
+        loop = asyncio.get_running_loop()
+        for sock in self.sockets:
+            if self.path:
+                self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG))
+            else:
+                self._servers.append(await loop.create_server(factory, sock=sock, backlog=BACKLOG))
+
+    async def close(self) -> None:
+        """Stop accepting and unbind. Clients already accepted are not touched."""
+        for server in self._servers:
+            server.close()
+        # uvloop closes the descriptor in the next turns of the loop; "closed" means that the port is free.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        for sock in self.sockets:
+            sock.close()
+        if self.path:
+            try:
+                os.unlink(self.path)
+            except FileNotFoundError:
+                pass
+
+
+class Binder:
+    """Binds listeners, and knows whom to name when a port is taken.
+
+    Args:
+        ours: the name of this engine's own tunnel that holds a port, or "".
+        neighbour: another engine of ours that holds it, or None.
+    """
+
+    def __init__(self, ours: Callable[[int], str], neighbour: Callable[[int], Holder | None]) -> None:
+        self._ours = ours
+        self._neighbour = neighbour
+
+    async def bind(self, listen: Endpoint, connect: Endpoint | None, options: TunnelOptions) -> Listener:
+        """Bind as docs/surface.md says: a written port is taken or refused, an unwritten one is the far port or any.
+
+        Raises:
+            PortInUseError, BindPermissionError, NameNotFoundError.
+            ConfigError: the address is not this machine's, or is wide without `gateway_ports`.
+        """
+        if listen.path:
+            return _bind_unix(listen.path)
+        addresses = await _addresses(listen.host or options.local_interface, wide=options.gateway_ports)
+        if listen.port is not None:
+            return await self._bind_patiently(addresses, listen.port)
+        preferred = connect.port if connect is not None and connect.port else 0
+        try:
+            return await self._bind_patiently(addresses, preferred)
+        except (PortInUseError, BindPermissionError) as error:
+            listener = _bind(addresses, 0)
+            why = "needs more rights" if isinstance(error, BindPermissionError) else error.message
+            listener.notes.append(f"local port {listener.port}, because {preferred} {why}")
+            return listener
+
+    async def _bind_patiently(self, addresses: list[tuple[int, str]], port: int) -> Listener:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + INHERIT
+        while True:
+            try:
+                return _bind(addresses, port)
+            except PortInUseError:
+                own = self._ours(port)
+                holder = None if own else self._neighbour(port)
+                if holder is None or holder.kernel_alive or loop.time() >= end:
+                    raise _taken(addresses[0][1], port, own, holder) from None
+            await asyncio.sleep(0.05)
+
+
+def _taken(host: str, port: int, own: str, holder: Holder | None) -> ForwardError:
+    hop = str(Endpoint(host, port))
+    any_port = f"write 0 in the place of {port} for any free port"
+    if own:
+        return PortInUseError(
+            f"is held by the tunnel {own} of this kernel",
+            hop=hop,
+            hint=f"%forward --close {own} frees it, or {any_port}",
+        )
+    if holder is not None:
+        owner = f"of {holder.notebook}" if holder.notebook else f"of the Python process {holder.kernel}"
+        return PortInUseError(
+            f"is held by the tunnel {holder.tunnel} {owner}", hop=hop, hint=f"close it there, or {any_port}"
+        )
+    return PortInUseError("is taken by another program", hop=hop, hint=f"end it, or {any_port}")
+
+
+async def _addresses(host: str, *, wide: bool) -> list[tuple[int, str]]:
+    """The (family, address) pairs to listen on."""
+    if host == "*":
+        host = ""
+    elif host == "localhost":
+        host = "127.0.0.1"  # never two listeners of which one may be somebody else's
+    elif not host and not wide:
+        host = "127.0.0.1"
+    if not host:
+        found = [(int(socket.AF_INET), "0.0.0.0")]
+        if socket.has_dualstack_ipv6():
+            found.append((int(socket.AF_INET6), "::"))
+    else:
+        try:
+            answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        except socket.gaierror:
+            raise NameNotFoundError("the local interface does not resolve", hop=host) from None
+        found = list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in answers))
+    if not wide:
+        for _, address in found:
+            if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+                raise ConfigError(
+                    "other machines could reach this address", hop=address, hint="--gateway-ports permits it"
+                )
+    return found
+
+
+def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
+    sockets: list[socket.socket] = []
+    try:
+        for family, address in addresses:
+            sock = socket.socket(family, socket.SOCK_STREAM)
+            sockets.append(sock)
+            if os.name == "posix":
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            sock.bind((address, port))
+            # Listening at once makes the claim exclusive: a bound port without a listener can be bound twice.
+            sock.listen(BACKLOG)
+            port = port or sock.getsockname()[1]
+    except OSError as error:
+        for sock in sockets:
+            sock.close()
+        hop = str(Endpoint(address, port))
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError("is taken", hop=hop) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise BindPermissionError(
+                "the system does not let this account listen there",
+                hop=hop,
+                hint=f"choose a port above 1023, such as {port + 8000 if port < 1024 else port + 1}",
+            ) from None
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError("is not an address of this machine", hop=hop) from None
+        raise ConfigError(f"cannot listen: {error.strerror}", hop=hop) from None
+    return Listener(sockets, addresses[0][1], port)
+
+
+def _bind_unix(path: str) -> Listener:
+    """Bind an owner-only unix socket; a stale one (nobody listens) is replaced, any other file is left alone."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        try:
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+                    probe.settimeout(0.5)
+                    if probe.connect_ex(path) == errno.ECONNREFUSED:
+                        os.unlink(path)
+        except FileNotFoundError:
+            pass
+        before = os.umask(0o177)
+        try:
+            sock.bind(path)
+        finally:
+            os.umask(before)
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError("is taken", hop=path, hint="remove the file, or choose another path") from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise BindPermissionError("this account may not make a socket there", hop=path) from None
+        raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path) from None
+    return Listener([sock], "", 0, path)

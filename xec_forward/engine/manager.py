@@ -1,0 +1,88 @@
+"""Owns the tunnels of this engine, and what they share: the pool of links, the ports' names, the record for other
+engines."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+
+from ..errors import ClosedError
+from ..model import Changed, Health, Open, Snapshot
+from .links import ssh
+from .links.base import Dial
+from .links.pool import Pool
+from .listener import Binder
+from .neighbours import Neighbours
+from .opening import Asker
+from .tunnel import House, Tunnel
+
+
+class Manager:
+    """The tunnels by the number the client gave them."""
+
+    def __init__(self, neighbours: Neighbours, asker: Asker, report: Callable[[Changed], None], log: str) -> None:
+        self._tunnels: dict[int, Tunnel] = {}
+        self._neighbours = neighbours
+        self._pool = Pool()
+        binder = Binder(self._name_of_port, neighbours.holder)
+        self._house = House(self._pool, binder, asker, report, self._route, log)
+
+    async def open(self, request: Open) -> Snapshot:
+        """Open a tunnel; returns when it is ready. Cancelled or failed, it leaves nothing behind."""
+        tunnel = Tunnel(request, self._house)
+        self._tunnels[request.tunnel] = tunnel
+        try:
+            await asyncio.shield(tunnel.opened)
+        except BaseException:
+            await self._drop(tunnel, grace=0.0)
+            raise
+        self._publish()
+        return tunnel.snapshot()
+
+    async def close(self, numbers: Iterable[int], grace: float = 2.0) -> tuple[Snapshot, ...]:
+        """Close these tunnels side by side; one that is not there is closed already."""
+        tunnels = [self._tunnels[number] for number in numbers if number in self._tunnels]
+        await asyncio.gather(*(self._drop(tunnel, grace) for tunnel in tunnels))
+        return tuple(tunnel.snapshot() for tunnel in tunnels)
+
+    async def close_all(self, grace: float = 2.0) -> None:
+        """Close every tunnel and every link."""
+        await self.close(list(self._tunnels), grace)
+        await self._pool.close()
+        self._neighbours.close()
+
+    async def reconnect(self, number: int) -> Snapshot:
+        """Drop the tunnel's link and dial again."""
+        tunnel = self._find(number)
+        await tunnel.reconnect()
+        return tunnel.snapshot()
+
+    async def check(self, number: int) -> Health:
+        """Look at each stage of a tunnel."""
+        return await self._find(number).check()
+
+    def snapshots(self) -> tuple[Snapshot, ...]:
+        """All tunnels, in the order of their opening."""
+        return tuple(tunnel.snapshot() for tunnel in self._tunnels.values())
+
+    def _find(self, number: int) -> Tunnel:
+        try:
+            return self._tunnels[number]
+        except KeyError:
+            raise ClosedError("the tunnel is closed", hint="open it again") from None
+
+    async def _drop(self, tunnel: Tunnel, grace: float) -> None:
+        await tunnel.close(grace)
+        self._tunnels.pop(tunnel.request.tunnel, None)
+        self._publish()
+
+    def _route(self, request: Open) -> tuple[Hashable, Dial]:
+        """What identifies the link a request wants, and how to dial it."""
+        return ssh.identity(request.target), partial(ssh.dial, request.target, pool=self._pool)
+
+    def _name_of_port(self, port: int) -> str:
+        return next((tunnel.name for tunnel in self._tunnels.values() if tunnel.port == port), "")
+
+    def _publish(self) -> None:
+        self._neighbours.publish({tunnel.port: tunnel.name for tunnel in self._tunnels.values() if tunnel.port})

@@ -1,0 +1,74 @@
+"""What an opening in progress shows and asks: the engine's side of `links.base.Opening`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+
+from ..model import Step
+
+# call, kind, source, prompt, echo -> the answer; raises links.base.Unanswered
+Asker = Callable[[int, str, str, str, bool], Awaitable[str]]
+
+
+class CallOpening:
+    """The opening that one call waits for (call 0: a reconnection that nobody waits for).
+
+    Implements links.base.Opening. Its deadline, if it has one, stands still while a question is out: a person
+    who looks for a passphrase is not a slow network.
+
+    Args:
+        changed: called whenever a step begins or ends.
+    """
+
+    def __init__(self, call: int, asker: Asker, changed: Callable[[], None]) -> None:
+        self.call = call
+        self.steps: list[Step] = []
+        self.step_since = 0.0
+        self._asker = asker
+        self._changed = changed
+        self._deadline: asyncio.Timeout | None = None
+
+    @property
+    def current(self) -> str:
+        """The name of the step in progress, or ""."""
+        return next((step.name for step in reversed(self.steps) if step.seconds is None), "")
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time a part of the opening."""
+        start = time.monotonic()
+        self.step_since = time.time()
+        place = len(self.steps)
+        self.steps.append(Step(name))
+        self._changed()
+        outcome = "failed"
+        try:
+            yield
+            outcome = "ok"
+        finally:
+            self.steps[place] = Step(name, round(time.monotonic() - start, 4), outcome)
+            self._changed()
+
+    def remark(self, outcome: str) -> None:
+        """Say of the last step what was seen in it."""
+        self.steps[-1] = Step(self.steps[-1].name, self.steps[-1].seconds, outcome)
+
+    def limit(self, deadline: asyncio.Timeout) -> None:
+        """Name the deadline that stands still while a question is out."""
+        self._deadline = deadline
+
+    async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
+        """See links.base.Opening."""
+        loop = asyncio.get_running_loop()
+        deadline, asked = self._deadline, loop.time()
+        when = deadline.when() if deadline is not None else None
+        if deadline is not None and when is not None:
+            deadline.reschedule(None)
+        try:
+            return await self._asker(self.call, kind, source, prompt, echo)
+        finally:
+            if deadline is not None and when is not None:
+                deadline.reschedule(when + loop.time() - asked)

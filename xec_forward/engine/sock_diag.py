@@ -1,0 +1,81 @@
+"""Ask Linux about one TCP socket of this machine: who owns it, and whether its owner has closed it.
+
+One netlink query (NETLINK_SOCK_DIAG, `struct inet_diag_req_v2` of linux/inet_diag.h; sock_diag(7)): exact,
+unprivileged, some 20 microseconds. Elsewhere than on Linux `query` answers None: "cannot be told".
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import struct
+import sys
+from typing import NamedTuple
+
+_NETLINK_SOCK_DIAG = 4
+_SOCK_DIAG_BY_FAMILY = 20
+_NLM_F_REQUEST = 1
+_NLMSG_ERROR = 2
+_ENOENT = 2
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, pid
+_ALL_STATES = 0xFFFFFFFF
+_NO_COOKIE = b"\xff" * 8
+
+
+class Owner(NamedTuple):
+    """The owner of a socket. `inode` 0: no process has it open any more (fully closed, or gone)."""
+
+    uid: int
+    inode: int
+
+
+GONE = Owner(-1, 0)
+
+
+def _address(host: str, family: int) -> bytes:
+    if family == socket.AF_INET:
+        return socket.inet_aton(host) + bytes(12)
+    return ipaddress.IPv6Address(host.partition("%")[0]).packed
+
+
+def _unmapped(end: tuple[str, int]) -> tuple[str, int]:
+    """`::ffff:127.0.0.1` is what a dual-stack listener says of a client whose own socket is IPv4."""
+    host = end[0]
+    return (host[7:], end[1]) if host.lower().startswith("::ffff:") and "." in host else end
+
+
+def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
+    """The owner of the TCP socket whose own end is `local` and whose peer is `remote`.
+
+    For a client of ours, `local` is the address we see as its peer name, `remote` our own.
+
+    Returns:
+        The owner, `GONE` where no such socket is left, None where it cannot be told (not Linux, no netlink).
+    """
+    if not sys.platform.startswith("linux"):
+        return None
+    local, remote = _unmapped(local), _unmapped(remote)
+    family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
+    request = (
+        struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, _ALL_STATES)
+        + struct.pack("!HH", local[1], remote[1])
+        + _address(local[0], family)
+        + _address(remote[0], family)
+        + struct.pack("=I", 0)
+        + _NO_COOKIE
+    )
+    message = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + request
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
+            netlink.settimeout(0.5)
+            netlink.sendto(message, (0, 0))
+            answer = netlink.recv(4096)
+    except OSError:
+        return None
+    _, kind, _, _, _ = _HEADER.unpack_from(answer)
+    if kind == _NLMSG_ERROR:
+        (number,) = struct.unpack_from("=i", answer, _HEADER.size)
+        return GONE if number == -_ENOENT else None
+    # struct inet_diag_msg: 4 bytes, the 48 bytes of inet_diag_sockid, expires, rqueue, wqueue, uid, inode
+    uid, inode = struct.unpack_from("=II", answer, _HEADER.size + 4 + 48 + 12)
+    return Owner(uid, inode)

@@ -1,0 +1,377 @@
+"""One tunnel: a listener that stays, links that come and go, and the supervisor that moves its state.
+
+The supervisor is one task and the only one that changes the state. It binds, dials, checks the far service,
+and then waits for the link to be lost, and dials again with the port held. Whoever opened the tunnel waits for
+`opened`; the tunnel's life does not depend on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import msgspec
+
+from ..errors import (
+    AuthenticationError,
+    ClosedError,
+    ConfigError,
+    DeadlineError,
+    EngineError,
+    ForwardError,
+    HostKeyError,
+)
+from ..model import Changed, Fault, Health, Open, Snapshot, Stage, TunnelState
+from ..services import scheme_for_port
+from ..spec import Endpoint
+from .health import Probe
+from .links.base import Dial, Link, Unanswered
+from .links.pool import Lease, Pool
+from .listener import Binder, Listener
+from .opening import Asker, CallOpening
+from .relay import Relay
+
+FIRST_DELAY = 0.5
+LONGEST_DELAY = 30.0
+# The pause between tries while a client waits.
+EAGER_DELAY = 0.25
+# Counters are reported at most this often, seconds.
+REPORT_INTERVAL = 0.5
+# Errors that another try will not mend.
+FINAL = (AuthenticationError, HostKeyError, ConfigError)
+
+
+logger = logging.getLogger(__name__)
+
+
+def _unforeseen(error: Exception) -> ForwardError:
+    """A fault of ours: the log has the traceback, the user gets one line."""
+    logger.error("a fault of xec_forward", exc_info=error)
+    return EngineError(f"a fault of xec_forward: {type(error).__name__}", hint="the engine's log has the details")
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What every tunnel of the engine shares."""
+
+    pool: Pool
+    binder: Binder
+    asker: Asker
+    report: Callable[[Changed], None]
+    route: Callable[[Open], tuple[Hashable, Dial]]
+    log: str
+
+
+class Tunnel:
+    """One tunnel, from `open` to `close`."""
+
+    def __init__(self, request: Open, house: House) -> None:
+        self.request = request
+        self._house = house
+        self._state = TunnelState.IDLE
+        self._since = time.time()
+        self._opened_at = 0.0
+        self._error: Fault | None = None
+        self._route: tuple[str, ...] = (request.target.host,)
+        self._notes: list[str] = []
+        self._reconnects = 0
+        self._opening = CallOpening(request.call, house.asker, self._tell)
+        self._listener: Listener | None = None
+        self._lease: Lease | None = None
+        self._key, self._dialler = house.route(request)
+        # What the login learned (a passphrase) stays usable for the next dial while this tunnel lives.
+        self._keep = house.pool.keep(self._key)
+        self._connect = request.forward.connect or Endpoint()
+        self._relay = Relay(self._connect, request.options.hold, parked=self._hurry, failed=self._client_failed)
+        self._wake = asyncio.Event()
+        self._again = asyncio.Event()
+        self._reported: Snapshot | None = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._closing: asyncio.Task[None] | None = None
+        self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name=f"tunnel {request.name}")
+
+    # ---- what others see ----
+
+    @property
+    def port(self) -> int:
+        """The bound port, 0 where there is none."""
+        return self._listener.port if self._listener is not None else 0
+
+    @property
+    def name(self) -> str:
+        return self.request.name
+
+    def snapshot(self) -> Snapshot:
+        """What a user may see of this tunnel now."""
+        listener = self._listener
+        return Snapshot(
+            tunnel=self.request.tunnel,
+            name=self.request.name,
+            kind=self.request.forward.kind,
+            state=self._state,
+            route=self._route,
+            listen=str(listener) if listener is not None else "",
+            local_host=listener.host if listener is not None else "",
+            local_port=listener.port if listener is not None else 0,
+            connect=str(self._connect),
+            remote_host=self._connect.host,
+            remote_port=self._connect.port or 0,
+            since=self._since,
+            opened=self._opened_at,
+            steps=tuple(self._opening.steps),
+            step_since=self._opening.step_since,
+            counters=self._relay.counters(self._reconnects),
+            error=self._error,
+            notes=tuple(self._notes),
+            log=self._house.log,
+            serial=time.monotonic_ns(),
+        )
+
+    def _tell(self, event: str = "") -> None:
+        snapshot = self.snapshot()
+        seen = msgspec.structs.replace(snapshot, serial=0)
+        if event or seen != self._reported:
+            self._reported = seen
+            self._house.report(Changed(snapshot, event))
+
+    def _move(self, state: TunnelState, event: str = "", error: ForwardError | None = None) -> None:
+        self._state = state
+        self._since = time.time()
+        if error is not None:
+            self._error = Fault.of(error)
+        elif state is TunnelState.READY:
+            self._error = None
+        self._tell(event)
+
+    def _client_failed(self, error: ForwardError) -> None:
+        """One client could not be served; the others and the tunnel are untouched."""
+        self._error = Fault.of(error)
+        self._tell("error")
+
+    def _hurry(self) -> None:
+        """A client waits: try sooner."""
+        self._wake.set()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL)
+            self._tell()
+
+    # ---- the supervisor ----
+
+    async def _supervise(self) -> None:
+        try:
+            await self._open()
+        except Exception as caught:
+            error = caught if isinstance(caught, ForwardError) else _unforeseen(caught)
+            await self._undo()
+            self._move(TunnelState.FAILED, "error", error)
+            if not self.opened.done():
+                self.opened.set_exception(error)
+            return
+        if not self.opened.done():
+            self.opened.set_result(None)
+        self._ticker = asyncio.get_running_loop().create_task(self._tick())
+        try:
+            await self._stay_linked()
+        except Exception as caught:
+            error = _unforeseen(caught)
+            self._relay.refuse(error)
+            self._move(TunnelState.FAILED, "error", error)
+
+    async def _stay_linked(self) -> None:
+        """Wait for the link to be lost, dial again; for ever."""
+        while True:
+            if self._lease is not None:
+                # shielded: the future belongs to all tunnels on this link
+                error = await asyncio.shield(self._lease.link.lost)
+                self._relay.detach(error)
+                self._lease.release()
+                self._lease = None
+                self._reconnects += 1
+                self._again.clear()
+                self._move(TunnelState.RECONNECTING, "reconnecting", error)
+            await self._redial()
+
+    async def _open(self) -> None:
+        """Bind, dial, check: from opening to ready."""
+        options = self.request.options
+        self._move(TunnelState.OPENING)
+        try:
+            async with asyncio.timeout(options.timeout) as deadline:
+                self._opening.limit(deadline)
+                self._listener = await self._house.binder.bind(
+                    self.request.forward.listen, self.request.forward.connect, options
+                )
+                self._notes.extend(self._listener.notes)
+                if self.request.reopen:
+                    # The port first: clients of the tunnel that was may already be knocking.
+                    await self._listener.serve(self._relay.client)
+                    self._move(TunnelState.RECONNECTING, "reconnecting")
+                    return
+                link = await self._dial()
+                if not options.no_check:
+                    await self._check_far(link)
+        except TimeoutError:
+            step = self._opening.current or next((step.name for step in reversed(self._opening.steps)), "start")
+            raise DeadlineError(
+                f"no answer within {options.timeout:g} s, in the step {step}",
+                hop=self.request.target.host,
+                hint="--timeout S allows more time",
+            ) from None
+        await self._listener.serve(self._relay.client)
+        self._attach(link, "ready")
+
+    async def _dial(self) -> Link:
+        self._lease = await self._house.pool.acquire(self._key, self._dialler, self._opening)
+        self._route = self._lease.link.route
+        return self._lease.link
+
+    async def _check_far(self, link: Link) -> None:
+        scheme = self.request.scheme or scheme_for_port(self._connect.port or 0)
+        async with Probe(self._connect, scheme) as probe:
+            with self._opening.step("target"):
+                await probe.open(link)
+            if not probe.scheme:
+                return
+            with self._opening.step(probe.scheme):
+                outcome = await probe.hello()
+            self._opening.remark(outcome)
+            if outcome != "ok":
+                self._notes.append(f"{self._connect} {outcome}")
+
+    def _attach(self, link: Link, event: str) -> None:
+        self._relay.park()
+        self._relay.attach(link)
+        if not self._opened_at:
+            self._opened_at = time.time()
+        self._move(TunnelState.READY, event)
+
+    async def _redial(self) -> None:
+        """Dial until there is a link again: from reconnecting (or waiting, failed) to ready."""
+        delay = FIRST_DELAY
+        while True:
+            self._opening = CallOpening(0, self._house.asker, self._tell)
+            try:
+                async with asyncio.timeout(self.request.options.timeout):
+                    link = await self._dial()
+            except TimeoutError:
+                error: ForwardError = DeadlineError(
+                    f"no answer within {self.request.options.timeout:g} s", hop=self.request.target.host
+                )
+            except FINAL as final:
+                person = isinstance(final.__cause__, Unanswered) and final.__cause__.person
+                self._relay.refuse(final)
+                self._move(TunnelState.WAITING if person else TunnelState.FAILED, "error", final)
+                await self._again.wait()
+                self._again.clear()
+                self._relay.park()
+                self._move(TunnelState.RECONNECTING, "reconnecting")
+                continue
+            except ForwardError as caught:
+                error = caught
+            else:
+                self._attach(link, "reconnected")
+                return
+            self._error = Fault.of(error)
+            self._tell()
+            logger.info("%s: %s; again in about %.1f s", self.name, error, delay)
+            await self._pause(delay)
+            delay = min(delay * 2, LONGEST_DELAY)
+
+    async def _pause(self, delay: float) -> None:
+        """Wait before the next try: `delay` with jitter, a quarter of a second while a client waits."""
+        loop = asyncio.get_running_loop()
+        start = loop.time()
+        end = start + delay * random.uniform(0.7, 1.0)
+        while loop.time() < end and not self._again.is_set():
+            self._wake.clear()
+            if self._relay.parked_clients:
+                end = min(end, start + EAGER_DELAY)
+            try:
+                async with asyncio.timeout(max(0.0, end - loop.time())):
+                    await self._wake.wait()
+            except TimeoutError:
+                break
+        self._again.clear()
+
+    async def _undo(self) -> None:
+        """Give back what an opening that failed had taken."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+        if self._listener is not None:
+            await self._listener.close()
+            self._listener = None
+
+    # ---- requests ----
+
+    async def close(self, grace: float = 2.0) -> None:
+        """Terminal and idempotent: stop accepting, end the clients (see relay), give back the link, unbind."""
+        if self._closing is None:
+            self._closing = asyncio.get_running_loop().create_task(self._close(grace))
+        await asyncio.shield(self._closing)
+
+    async def _close(self, grace: float) -> None:
+        self._supervisor.cancel()
+        if self._ticker is not None:
+            self._ticker.cancel()
+        await asyncio.wait([self._supervisor])
+        if self._state is not TunnelState.FAILED or self._listener is not None:
+            self._move(TunnelState.CLOSING)
+        if self._listener is not None:
+            await self._listener.close()
+        await self._relay.close(grace)
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+        self._keep.release()
+        if not self.opened.done():
+            self.opened.set_exception(ClosedError("the tunnel was closed while it opened"))
+            self.opened.exception()
+        self._move(TunnelState.CLOSED, "close")
+
+    async def reconnect(self) -> None:
+        """Drop the link and dial again, also from waiting and failed; the port stays.
+
+        Returns when the link is gone, not when there is another.
+        """
+        self._again.set()
+        self._wake.set()
+        if self._lease is not None:
+            link = self._lease.link
+            link.abort()
+            await asyncio.wait([link.lost])
+        # The supervisor's turn: what is answered shows the new state.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+
+    async def check(self) -> Health:
+        """Look at each stage: listener, link, target, and the protocol's hello where the scheme is known."""
+        stages = [Stage("listener", 0.0 if self._listener is not None else None)]
+        if self._lease is None:
+            return Health(False, (*stages, Stage("link", None, self._state)), self._error)
+        link = self._lease.link
+        try:
+            async with asyncio.timeout(self.request.options.timeout):
+                stages.append(Stage("link", round(await link.round_trip() * 1000, 3)))
+                scheme = self.request.scheme or scheme_for_port(self._connect.port or 0)
+                async with Probe(self._connect, scheme) as probe:
+                    start = time.monotonic()
+                    await probe.open(link)
+                    stages.append(Stage("target", round((time.monotonic() - start) * 1000, 3)))
+                    if probe.scheme:
+                        start = time.monotonic()
+                        outcome = await probe.hello()
+                        stages.append(Stage(probe.scheme, round((time.monotonic() - start) * 1000, 3), outcome))
+        except TimeoutError:
+            error: ForwardError = DeadlineError("the health check took too long", hop=self.request.target.host)
+            return Health(False, tuple(stages), Fault.of(error))
+        except ForwardError as caught:
+            return Health(False, tuple(stages), Fault.of(caught))
+        return Health(all(stage.outcome == "ok" for stage in stages), tuple(stages))
