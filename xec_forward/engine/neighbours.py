@@ -55,6 +55,7 @@ class Neighbours:
             self._file = open(self._path, "w", opener=lambda path, flags: os.open(path, flags, 0o600))  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             self.publish({})
+            self.holder(0)  # looks at all records, and so removes those of engines that were killed
 
     def publish(self, ports: dict[int, str]) -> None:
         """Write down which ports this engine holds, and for which tunnel."""
