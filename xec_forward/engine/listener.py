@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import BindPermissionError, ConfigError, ForwardError, NameNotFoundError, PortInUseError
+from ..names import is_address
 from ..options import TunnelOptions
 from ..spec import Endpoint
 from .neighbours import Holder
@@ -136,6 +137,8 @@ async def _addresses(host: str, *, wide: bool) -> list[tuple[int, str]]:
         found = [(int(socket.AF_INET), "0.0.0.0")]
         if socket.has_dualstack_ipv6():
             found.append((int(socket.AF_INET6), "::"))
+    elif is_address(host):
+        found = [(int(socket.AF_INET6 if ":" in host else socket.AF_INET), host)]
     else:
         try:
             answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
