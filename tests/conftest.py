@@ -1,11 +1,19 @@
-"""Fixtures shared by all tests: one real peer each. A missing component skips with its name; under CI=true that fails."""
+"""Fixtures shared by all tests: one real peer each. A missing component skips with its name; with CI=true that fails."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
+
+from tests.peers.postgres import Postgres, postgres_server
+from tests.peers.postgres import missing as postgres_missing
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd
+from tests.peers.sshd import missing as sshd_missing
 
 
 @pytest.hookimpl(wrapper=True)
@@ -19,3 +27,41 @@ def pytest_runtest_makereport(
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.longrepr = f"{item.nodeid}: skipped under CI=true: {reason}"
     return report
+
+
+@pytest.fixture(scope="session")
+def services() -> Iterator[Services]:
+    """Far services that behave in each way a service can; they listen on 127.0.0.1."""
+    with Services() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A real PostgreSQL on TCP, whose role's password is checked."""
+    if missing := postgres_missing():
+        pytest.skip(missing)
+    with postgres_server(tcp=True) as running:
+        yield running
+
+
+@pytest.fixture
+def bastion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sshd]:
+    """A real OpenSSH sshd, reached as `bastion` by the ssh_config that our own variable names."""
+    if missing := sshd_missing():
+        pytest.skip(missing)
+    folder = tmp_path / "bastion"
+    folder.mkdir()
+    with Sshd(folder) as running:
+        monkeypatch.setenv("XEC_FORWARD_SSH_CONFIG", str(running.write_config(tmp_path / "ssh_config")))
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test has its own state folder, no agent of the developer's, and leaves no tunnel open."""
+    monkeypatch.setenv("XEC_FORWARD_STATE", str(tmp_path / "state"))
+    monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+    yield
+    if "xec_forward.client.session" in sys.modules:
+        sys.modules["xec_forward.client.session"].current().stop()

@@ -70,7 +70,9 @@ class Link(ABC):
     lost: asyncio.Future[ForwardError]
 
     @abstractmethod
-    async def open_channel(self, connect: Endpoint, protocol: ChannelProtocol, origin: tuple[str, int] = ("", 0)) -> Channel:
+    async def open_channel(
+        self, connect: Endpoint, protocol: ChannelProtocol, origin: tuple[str, int] = ("", 0)
+    ) -> Channel:
         """Open a stream to `connect` as seen from the target.
 
         Cancelling it leaves nothing open on either side. No data reaches `protocol` before it has returned

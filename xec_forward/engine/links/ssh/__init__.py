@@ -1,0 +1,17 @@
+"""The SSH link. `identity` says what makes two links the same, `dial` makes one; the rest is how.
+
+    config.py            what ssh_config says about a target
+    connection.py        the link, and how it is dialled over its hops
+    known_hosts.py       may we trust this host key?
+    authentication.py    keys, agent, passphrases, passwords
+    stream.py            one channel
+    packets.py           the faster packet path; the one file that touches asyncssh's private attributes
+    failures.py          asyncssh's errors in our words
+
+asyncssh is imported here and nowhere else, and never on the kernel's side.
+"""
+
+from .config import identity
+from .connection import SshLink, dial
+
+__all__ = ["SshLink", "dial", "identity"]

@@ -1,0 +1,161 @@
+"""One channel of an SSH connection (RFC 4254 section 5): asyncssh's session on one side, `base.Channel` on the other.
+
+Two things that asyncssh leaves open are settled here:
+
+    nothing reaches the protocol before `release`, so that whoever opened the channel can attach first;
+    a channel that ends because its connection does breaks (`connection_lost(error)`), also when the connection
+    itself ended in order: its client got no complete answer.
+
+A far service that resets its connection cannot be told from one that ends it: SSH has no message for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import asyncssh
+
+from ....errors import ForwardError
+from ..base import ChannelProtocol
+from .packets import RawChannel, Window, on_connection_close
+
+# What a channel buffers above the peer's window before it asks the writer to pause.
+WRITE_LIMIT = 256 * 1024
+
+
+class Stream(asyncssh.SSHTCPSession[bytes]):
+    """An open channel.
+
+    Args:
+        protocol: receives what comes back.
+        round_trip: the link's shortest known round trip in seconds, 0 while it is unknown.
+        why_lost: the reason, once the connection is gone.
+    """
+
+    def __init__(
+        self,
+        protocol: ChannelProtocol,
+        round_trip: Callable[[], float],
+        why_lost: Callable[[Exception | None], ForwardError],
+    ) -> None:
+        self._protocol: ChannelProtocol | None = protocol
+        self._round_trip = round_trip
+        self._why_lost = why_lost
+        self._loop = asyncio.get_running_loop()
+        self._held = True
+        self._paused = False
+        self._eof = False
+        self._ended = False
+        self._error: ForwardError | None = None
+        self._connection_gone = False
+        self._may_write = False
+
+    # asyncssh's side
+
+    def connection_made(self, channel: asyncssh.SSHTCPChannel[bytes]) -> None:
+        self._channel: RawChannel = channel
+        self._window = Window(channel, self._round_trip)
+        self._may_write = True
+        channel.pause_reading()
+        channel.set_write_buffer_limits(WRITE_LIMIT)
+        on_connection_close(channel, self._gone)
+
+    def data_received(self, data: bytes, datatype: int | None = None) -> None:
+        self._window.delivered(len(data))
+        if self._protocol is not None:
+            self._protocol.data_received(data)
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        if self._protocol is not None and not self._held:
+            self._protocol.eof_received()
+        return True  # the other direction goes on
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._may_write = False
+        self._ended = True
+        if self._connection_gone or exc is not None:
+            self._error = self._why_lost(exc)
+        if not self._held:
+            self._end()
+
+    def pause_writing(self) -> None:
+        if self._protocol is not None:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        if self._protocol is not None:
+            self._protocol.resume_writing()
+
+    # base.Channel
+
+    def write(self, data: bytes) -> None:
+        if self._may_write:
+            try:
+                self._channel.write(data)
+            except OSError:  # it is closing; connection_lost is on its way
+                self._may_write = False
+
+    def write_eof(self) -> None:
+        if self._may_write:
+            self._may_write = False
+            self._channel.write_eof()
+
+    def pause_reading(self) -> None:
+        self._paused = True
+        if not self._held:
+            self._channel.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._paused = False
+        if not self._held and not self._ended:
+            self._channel.resume_reading()
+
+    def close(self) -> None:
+        self._may_write = False
+        if not self._ended:
+            self._channel.close()
+
+    def abort(self) -> None:
+        """End now. The peer's own close is awaited by asyncssh alone: a silent peer holds nobody up."""
+        self._may_write = False
+        if not self._ended:
+            self._channel.abort()
+        self._held = False
+        self._loop.call_soon(self._end)
+
+    def is_closing(self) -> bool:
+        """As asyncio.Transport."""
+        return self._ended or self._protocol is None
+
+    def get_extra_info(self, name: str, default: object = None) -> object:
+        """As asyncio.Transport; there is nothing to tell."""
+        return default
+
+    # between the two
+
+    def release(self) -> None:
+        """Deliver what came so far, and from now on."""
+        if not self._held:
+            return
+        self._held = False
+        if not self._ended:
+            # Delivers what waits in asyncssh, its end included.
+            seen = self._eof
+            if not self._paused:
+                self._channel.resume_reading()
+            if seen and self._protocol is not None:
+                self._protocol.eof_received()
+        else:
+            if self._eof and self._error is None and self._protocol is not None:
+                self._protocol.eof_received()
+            self._end()
+
+    def _gone(self) -> None:
+        self._connection_gone = True
+
+    def _end(self) -> None:
+        protocol, self._protocol = self._protocol, None
+        if protocol is not None:
+            protocol.connection_lost(self._error)
