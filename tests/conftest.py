@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: one real peer each. A missing component skips with its name; with CI=true that fails."""
+"""Fixtures shared by all tests: one real peer each. A missing component skips by name; with CI=true that fails."""
 
 from __future__ import annotations
 
@@ -26,6 +26,18 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.longrepr = f"{item.nodeid}: skipped under CI=true: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips as a whole."""
+    report = yield
+    if report.skipped and os.environ.get("CI") == "true":
+        report.outcome = "failed"
+        report.longrepr = f"{collector.nodeid}: skipped under CI=true: {report.longrepr}"
     return report
 
 

@@ -26,6 +26,10 @@ matching class again on the other side, so that `except PortInUseError` works in
 from __future__ import annotations
 
 import errno as system
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "AuthenticationError",
@@ -71,7 +75,7 @@ class ForwardError(Exception):
         self.message = message
         self.hop = hop
         self.hint = hint
-        self._shown = False
+        self._shown: TracebackType | None = None
 
     def __str__(self) -> str:
         where = f"{self.hop}: " if self.hop else ""
@@ -85,12 +89,13 @@ class ForwardError(Exception):
         return (_rebuild, (type(self), self.message, self.hop, self.hint))
 
     def _render_traceback_(self) -> list[str]:
-        """IPython's hook: the error is one line the first time, and a full traceback for `%tb` after it."""
-        if self._shown:
+        """IPython's hook: the error is one line when it is raised, and a full traceback for `%tb` after it."""
+        # Raised anew (a tunnel's last error, say) it has another traceback, and is one line again.
+        if self._shown is not None and self._shown is self.__traceback__:
             import traceback
 
             return [line.rstrip("\n") for line in traceback.format_exception(self)]
-        self._shown = True
+        self._shown = self.__traceback__
         return [str(self)]
 
 

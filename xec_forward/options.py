@@ -15,7 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def option(default: Any, help: str, *, metavar: str = "", short: tuple[str, ...] = (), flag: str = "") -> Any:
+def option(
+    default: Any,
+    help: str,
+    *,
+    metavar: str = "",
+    short: tuple[str, ...] = (),
+    flag: str = "",
+    least: float = 0,
+    most: float = 1_000_000,
+) -> Any:
     """A dataclass field that is an option.
 
     Args:
@@ -24,41 +33,56 @@ def option(default: Any, help: str, *, metavar: str = "", short: tuple[str, ...]
         metavar: what stands for its value; "" for a switch.
         short: further spellings, those of ssh and kubectl.
         flag: the long spelling where it is not the field's name (only `--as`, for `name`).
+        least, most: the limits of a number; for a number of seconds `most` also keeps infinity out.
     """
-    return field(default=default, metadata={"help": help, "metavar": metavar, "short": short, "flag": flag})
+    metadata = {"help": help, "metavar": metavar, "short": short, "flag": flag, "least": least, "most": most}
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, slots=True)
 class SshTarget:
     """An SSH host as asked for, not yet dialled. Empty and None mean: what ssh_config says, else ssh's default.
 
-    `passphrase` and `ssh_password` hold references made by `client.sources` (a kind and a digest): never
+    `passphrase` and `ssh_password` hold references as `source.Source` makes them (a kind and a digest): never
     the secret, never the text of the SOURCE.
     """
 
     host: str
-    username: str = option("", "the login name on the bastion", metavar="NAME", short=("-l",))
-    port: int | None = option(None, "the SSH port", metavar="PORT", short=("-p",))
+    username: str = option("", "the login name on the bastion", metavar="USER", short=("-l",))
+    port: int | None = option(None, "the SSH port", metavar="PORT", short=("-p",), least=1, most=65535)
     private_key: tuple[str, ...] = option((), "identity file; may be given again", metavar="FILE", short=("-i",))
     passphrase: str = option("", "where the key's passphrase comes from", metavar="SOURCE")
     ssh_password: str = option("", "where the login's password comes from", metavar="SOURCE")
-    ssh_config: str = option("", "read this file in the place of ~/.ssh/config; 'none' reads no file", metavar="FILE", short=("-F",))
-    host_key: str = option(
-        "", "an unknown host key: ask, refuse it (strict), or record it (accept-new)", metavar="ask|strict|accept-new"
+    ssh_config: str = option(
+        "",
+        "read this file in the place of ~/.ssh/config; 'none' reads no file",
+        metavar="FILE",
+        short=("-F",),
     )
-    server_alive_interval: float | None = option(None, "seconds between keepalives, 0 for none; 15 unless told", metavar="S")
-    server_alive_count_max: int | None = option(None, "keepalives missed before the link counts as lost; 3 unless told", metavar="N")
+    host_key: str = option(
+        "",
+        "an unknown host key: ask, refuse it (strict), or record it (accept-new)",
+        metavar="ask|strict|accept-new",
+    )
+    server_alive_interval: float | None = option(
+        None, "seconds between keepalives, 0 for none; 15 unless told", metavar="S"
+    )
+    server_alive_count_max: int | None = option(
+        None, "keepalives missed before the link counts as lost; 3 unless told", metavar="N", least=1
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class TunnelOptions:
     """How a tunnel behaves. Times are seconds."""
 
-    local_interface: str = option("", "the local address to listen on; 127.0.0.1 unless told", metavar="A")
+    local_interface: str = option(
+        "", "the local address to listen on; 127.0.0.1 unless told, or unless the SPEC says one", metavar="A"
+    )
     gateway_ports: bool = option(False, "permit an address that other machines can reach")
     no_check: bool = option(False, "do not try the far service while opening")
-    hold: float = option(30.0, "seconds a client is held while the link is down", metavar="S")
-    timeout: float = option(30.0, "seconds the opening may take", metavar="S")
+    hold: float = option(30.0, "seconds a client is held while the link is down; 30 unless told", metavar="S")
+    timeout: float = option(30.0, "seconds the opening may take; 30 unless told", metavar="S", least=0.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +90,10 @@ class Service:
     """What the service behind the tunnel wants of the notebook. Stays on the kernel's side of the border."""
 
     name: str = option("", "the name of the handle in the notebook", metavar="NAME", flag="--as")
-    dsn: str = option("", "the connection string to make: scheme, user, database; no password", metavar="URL")
+    dsn: str = option(
+        "", "the connection string to make: scheme, user, database, parameters; no password", metavar="URL"
+    )
     password: str = option("", "where the service's password comes from", metavar="SOURCE")
-    env: bool = option(False, "set PGHOST and its like for the kernel, put back on close")
+    env: bool = option(False, "set PGHOST and its like for the kernel, until the tunnel closes; never a password")
     force: bool = option(False, "let --as NAME replace an object that is not a tunnel")
-    quiet: bool = option(False, "no card")
+    quiet: bool = option(False, "show no card")

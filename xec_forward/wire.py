@@ -68,11 +68,11 @@ class Decoder(Generic[M]):
             yield message
 
 
-def requests() -> Decoder[Request]:  # type: ignore[type-var]
+def requests() -> Decoder[Request]:
     """For the engine: what the client sends."""
-    return Decoder(msgspec.msgpack.Decoder(Request))  # type: ignore[type-var,arg-type]
+    return Decoder(msgspec.msgpack.Decoder(Request))
 
 
-def reports() -> Decoder[Report]:  # type: ignore[type-var]
+def reports() -> Decoder[Report]:
     """For the client: what the engine sends."""
-    return Decoder(msgspec.msgpack.Decoder(Report))  # type: ignore[type-var,arg-type]
+    return Decoder(msgspec.msgpack.Decoder(Report))

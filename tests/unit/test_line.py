@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xec_forward.errors import SpecError
@@ -279,7 +279,11 @@ _pieces = st.sampled_from(
 )
 
 
+@settings(deadline=None)  # the test has a limit of its own, in processor time
 @given(st.lists(st.one_of(_pieces, st.text(max_size=5)), max_size=12), st.sampled_from(["", " ", "="]))
+@example(["bastion --dsn " + "pass" * 5000], "")
+@example(["bastion --password keyring:" + "/" * 50000], "")
+@example(["bastion --password 'cmd:" + " " * 50000 + "'"], "")
 @example(["-" + "N" * 5000], "")
 @example(["--" + "a" * 5000], "")
 @example(["bastion --hold " + "9" * 5000], "")

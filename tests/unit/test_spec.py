@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xec_forward.errors import SpecError
@@ -333,7 +333,10 @@ def test_a_password_in_a_url_is_refused_with_the_option_that_takes_it(url: str) 
     refuse_password("postgresql://ana@/sales?sslmode=require", fix="--password")
 
 
+@settings(deadline=None)  # the test has a limit of its own, in processor time
 @given(st.text(), st.sampled_from(Kind))
+@example("a://" * 5000, Kind.LOCAL)
+@example("5:" + "a" * 50000 + ":5", Kind.LOCAL)
 @example("[" * 5000, Kind.LOCAL)
 @example(":" * 5000, Kind.LOCAL)
 @example("::" + "1:" * 5000, Kind.LOCAL)

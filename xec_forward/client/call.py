@@ -44,7 +44,7 @@ class Call:
 
     def take(self, message: Report | ForwardError, watcher: Watcher) -> Done | Ask | None:
         """What a message means: the end (Done, or raises), a question to answer, or news."""
-        self._end = time.monotonic() + self._limit
+        self.extend()
         match message:
             case Done() | Ask():
                 return message
@@ -56,6 +56,10 @@ class Call:
                 raise message
         return None
 
+    def extend(self) -> None:
+        """The engine is not silent, or had no reason to speak: its time begins anew."""
+        self._end = time.monotonic() + self._limit
+
     def check_deadline(self) -> None:
         """Raises EngineError where the engine has been silent for too long."""
         if time.monotonic() > self._end:
@@ -64,7 +68,7 @@ class Call:
     def resolve(self, question: Ask, sources: Sources, watcher: Watcher) -> Answer:
         """Answer a question: a SOURCE by resolving it, anything else by asking a person."""
         answer = resolve(question, sources, watcher)
-        self._end = time.monotonic() + self._limit
+        self.extend()
         return answer
 
 

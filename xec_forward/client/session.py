@@ -11,6 +11,7 @@ running state is the engine's.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import itertools
 import logging
 import os
@@ -19,8 +20,9 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
@@ -50,6 +52,7 @@ from ..spec import Endpoint, Forward, Kind
 from .call import AsyncCall, BlockingCall, Call, resolve
 from .process import EngineProcess
 from .sources import Sources
+from .together import Inbox, TogetherCall, wait_together
 from .watcher import ScriptWatcher, Watcher
 
 if TYPE_CHECKING:
@@ -169,7 +172,9 @@ class Session:
         finally:
             self._calls.pop(call.number, None)
 
-    def _begin(self, kind: type[C], make: Callable[[int], Message], limit: float) -> C:
+    def _begin(
+        self, kind: Callable[[int, float, Callable[[Message], None]], C], make: Callable[[int], Message], limit: float
+    ) -> C:
         engine = self.start()
         call = kind(next(self._numbers), limit + MARGIN, self.send)
         self._calls[call.number] = call
@@ -211,7 +216,7 @@ class Session:
         try:
             done = self.call(tunnel.request_for, watcher, tunnel.request.options.timeout)
         except BaseException:
-            self.forget(tunnel)
+            self._take_back([tunnel])
             raise
         tunnel.follow(done.snapshots[0])
 
@@ -220,9 +225,50 @@ class Session:
         try:
             done = await self.acall(tunnel.request_for, watcher, tunnel.request.options.timeout)
         except BaseException:
-            self.forget(tunnel)
+            self._take_back([tunnel])
             raise
         tunnel.follow(done.snapshots[0])
+
+    def open_all(self, tunnels: Sequence[Tunnel], watcher: Watcher | None = None) -> list[ForwardError | None]:
+        """Open prepared tunnels side by side; one that fails stays on the list, failed, and touches no other.
+
+        Returns:
+            For each tunnel its error, or None where it is ready.
+
+        Raises:
+            EngineError: there is no engine. KeyboardInterrupt: all of them were put back.
+        """
+        inbox: Inbox = queue.SimpleQueue()
+        calls: list[TogetherCall] = []
+        try:
+            for tunnel in tunnels:
+                limit = tunnel.request.options.timeout
+                calls.append(self._begin(partial(TogetherCall, inbox=inbox), tunnel.request_for, limit))
+            results = wait_together(calls, inbox, self.send, self.sources, watcher or self.watcher())
+        except BaseException:
+            # Those that were ready already, too: the caller gets no handle.
+            self._take_back(tunnels)
+            raise
+        finally:
+            for call in calls:
+                self._calls.pop(call.number, None)
+        errors: list[ForwardError | None] = []
+        for tunnel, call in zip(tunnels, calls, strict=True):
+            result = results[call.number]
+            if isinstance(result, Done):
+                tunnel.follow(result.snapshots[0])
+            else:
+                self._give_up(tunnel, result)
+            errors.append(None if isinstance(result, Done) else result)
+        return errors
+
+    def _take_back(self, tunnels: Iterable[Tunnel]) -> None:
+        """Nobody gets these handles: whatever the engine has of them shall go. Does not wait, never raises."""
+        numbers = tuple(tunnel.request.tunnel for tunnel in tunnels)
+        with contextlib.suppress(EngineError):
+            self.send(Close(0, numbers))
+        for number in numbers:
+            self.tunnels.pop(number, None)
 
     def close(self, tunnels: Iterable[Tunnel]) -> None:
         """Close these tunnels side by side; idempotent."""
@@ -285,6 +331,8 @@ class Session:
                 call = self._calls.get(tunnel.opening_call)
                 if call is not None:
                     call.deliver(message)
+                    if message.snapshot.state.ended:
+                        return  # an opening that failed: what became of it says the call's answer
                 snapshot = message.snapshot
                 self._work.put(lambda: tunnel.follow(snapshot))
             case Ask():
@@ -322,7 +370,9 @@ class Session:
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.deliver(lost)
-        wanted = [tunnel for tunnel in self.tunnels.values() if tunnel.state is not TunnelState.OPENING]
+        # Not those still opening: whoever opens them is told. Nor those that failed to: they are for --reconnect.
+        unborn = (TunnelState.IDLE, TunnelState.OPENING)
+        wanted = [tunnel for tunnel in self.tunnels.values() if tunnel.state not in unborn and not tunnel.given_up]
         now = time.monotonic()
         often = len(self._deaths) == DEATHS_PER_MINUTE and now - self._deaths[0] < 60
         self._deaths.append(now)

@@ -105,7 +105,7 @@ class Ssh:
     ) -> tuple[Session, Tunnel]:
         wanted = _forward(type, local_port, remote_host, remote_port, local_host, name, dsn)
         _check_names(TunnelOptions, options, "forward()")
-        return _prepare(self.target, wanted, TunnelOptions(**options), dsn, password)
+        return prepare_tunnel(self.target, wanted, TunnelOptions(**options), dsn, password)
 
 
 def ssh(
@@ -159,14 +159,15 @@ def open_tunnel(
     watcher: Watcher | None = None,
 ) -> Tunnel:
     """Open a tunnel that is described in full; what `Ssh.forward` and the magics share."""
-    session, tunnel = _prepare(target, forward, options, dsn, password, name)
+    session, tunnel = prepare_tunnel(target, forward, options, dsn, password, name)
     session.open(tunnel, watcher)
     return tunnel
 
 
-def _prepare(
+def prepare_tunnel(
     target: SshTarget, forward: Forward, options: TunnelOptions, dsn: str, password: Secret, name: str = ""
 ) -> tuple[Session, Tunnel]:
+    """A handle that is yet to be opened, and the session to open it with. Raises SpecError, ConfigError."""
     session = current()
     template = template_for(forward, dsn)
     scheme = parse_template(template).base if template else ""

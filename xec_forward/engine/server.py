@@ -159,7 +159,8 @@ class Server(asyncio.Protocol):
         future = self._asks[ask] = asyncio.get_running_loop().create_future()
         self._send(Ask(ask, call, kind, source, prompt, echo))
         try:
-            return await future
+            answer: str = await future
+            return answer
         finally:
             del self._asks[ask]
 

@@ -1,0 +1,66 @@
+# The developer's interface. `make` lists the targets. Everything lives in .venv; `make clean` takes it away.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+# What the user's own Python settings say must not reach into the virtual environment.
+unexport PYTHONPATH PYTHONHOME
+
+.DEFAULT_GOAL := help
+.PHONY: help demo lab test check format bench clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.demo ## run the quickstart notebook against a bastion and a database of its own
+	@exec $(BIN)/python -m xec_forward demo
+
+lab: $(VENV)/.lab ## open the quickstart notebook in JupyterLab, with the same bastion and database
+	@exec $(BIN)/python -m xec_forward demo --lab $(LAB_OPTIONS)
+
+test: $(VENV)/.dev ## run every test, notebooks included
+	@exec $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
+
+check: $(VENV)/.dev ## ruff (lint and format), mypy --strict
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## let ruff mend what it can
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: $(VENV)/.dev ## measure speed and size against ssh -L
+	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py); done
+
+clean: ## remove the virtual environment and every cache
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
+	find xec_forward tests notebooks benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Stamp files: a target that is there and newer than pyproject.toml costs nothing. Each set contains the one before.
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; this is %d.%d. Run: make PYTHON=python3.12 ..." % sys.version_info[:2])'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'This Python cannot make a virtual environment. On Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@echo 'Making $(VENV)'
+	@$(PYTHON) -m venv $(VENV)
+	@# --group needs pip 25.1
+	@$(PIP) install --upgrade 'pip>=25.1'
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.python pyproject.toml
+	@echo 'Installing what the demo needs (once; about a minute)'
+	@$(PIP) install --editable '.[demo]'
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.demo pyproject.toml
+	@echo 'Installing JupyterLab (once)'
+	@$(PIP) install --editable '.[demo,lab]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.lab pyproject.toml
+	@echo 'Installing what the tests need (once)'
+	@$(PIP) install --editable '.[demo,lab,keyring]' --group dev
+	@touch $@

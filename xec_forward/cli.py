@@ -1,0 +1,73 @@
+"""The command line: `xec-forward`, the same as `python -m xec_forward`.
+
+xec-forward demo                the quickstart notebook against the demo's own services
+xec-forward demo --lab          the same notebook in JupyterLab
+xec-forward demo --services     the services alone, for your own IPython
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="xec-forward", description="Private services for notebooks.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"xec_forward {_version()}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="run the quickstart notebook against a bastion and a database of its own",
+        description="Run the quickstart notebook in a real kernel, against an embedded bastion and PostgreSQL.",
+        allow_abbrev=False,
+    )
+    form = demo.add_mutually_exclusive_group()
+    form.add_argument("--lab", action="store_true", help="open the notebook in JupyterLab in the place of running it")
+    form.add_argument("--services", action="store_true", help="start the services alone, and say how to use them")
+    demo.add_argument("--no-browser", action="store_true", help="with --lab: only print the address")
+    demo.add_argument("--notebook", type=Path, metavar="FILE", help="another notebook in the place of the quickstart")
+    return _demo(parser.parse_args(arguments))
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("xec_forward")
+    except PackageNotFoundError:
+        return "(run from a folder, not installed)"
+
+
+def _demo(options: argparse.Namespace) -> int:
+    if sys.platform == "win32":
+        print("xec-forward demo: its database needs a POSIX system; the demo runs in WSL")
+        return 1
+    if options.notebook is not None and not options.notebook.is_file():
+        print(f"xec-forward demo: {options.notebook}: no such file")
+        return 1
+    try:
+        if options.services:
+            from .demo.lab import run_services
+
+            return run_services()
+        if options.lab:
+            from .demo.lab import run_lab
+
+            return run_lab(options.notebook, browser=not options.no_browser)
+        from .demo.run import run_demo
+
+        return run_demo(options.notebook)
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] == "xec_forward":
+            raise
+        print(f"xec-forward demo: {error.name} is not installed. Run: pip install 'xec_forward[demo]'")
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,139 @@
+"""The demo's services together: a bastion, and behind it a PostgreSQL that only the bastion can name.
+
+>>> with demo_services() as services:                   # doctest: +SKIP
+...     subprocess.run(["ssh", "-F", services.ssh_config, ...])
+
+The kernel that is to see them gets `services.env`: XEC_FORWARD_SSH_CONFIG leads to an ssh_config with
+`Host bastion`, so that nobody's ~/.ssh is touched; SALES_PASSWORD is the database's password.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .lifeline import DemoError, ServiceProcess, remove_folder
+from .postgres import ORDINARY_USER, SOCKET_NAME, reachable
+
+USER = "ana"
+DATABASE = "sales"
+DATABASE_NAME = "pg.vpc:5432"
+FORBIDDEN = ("ledger.vpc",)
+START_TIMEOUT = 60.0
+
+# Arithmetic in the place of random(): the same thousand rows on every machine.
+ORDERS = (
+    """
+    CREATE TABLE orders (
+        id        integer PRIMARY KEY,
+        placed_on date NOT NULL,
+        region    text NOT NULL,
+        amount    numeric(10, 2) NOT NULL
+    )
+    """,
+    """
+    INSERT INTO orders
+    SELECT n,
+           date '2026-01-01' + (n * 269 / 1000),
+           (ARRAY['north', 'south', 'east', 'west'])[1 + (n * n + n / 7) % 4],
+           20 + (n * 7919 % 48000) / 100.0
+    FROM generate_series(1, 1000) AS n
+    """,
+    f"GRANT SELECT ON orders TO {USER}",
+)
+
+
+class DemoServices:
+    """Both services, started at once, ready after `wait_ready`, gone after `stop`.
+
+    They end as well when the process that made them goes, whatever ended it.
+
+    Attributes:
+        folder: the client's files (0700): ssh_config, known_hosts, id_ed25519.
+        ssh_config: the path of the configuration with `Host bastion`.
+        database_folder: the database's own folder; only the bastion's owner can enter it.
+        env: what a kernel needs in its environment.
+        port: the bastion's port on 127.0.0.1, 0 until it is ready.
+        processes: name and process id of what runs, the database's server included once it is ready.
+    """
+
+    def __init__(self) -> None:
+        base, token = _temporary_base(), secrets.token_hex(4)
+        self.folder = base / f"xec-demo-{token}"
+        self.database_folder = base / f"xec-demo-pg-{token}"
+        self.ssh_config = self.folder / "ssh_config"
+        self.port = 0
+        self.processes: dict[str, int] = {}
+        password = secrets.token_urlsafe(12)
+        self.env = {"XEC_FORWARD_SSH_CONFIG": str(self.ssh_config), "SALES_PASSWORD": password}
+        self._bastion = ServiceProcess(
+            "the bastion",
+            "xec_forward.demo.bastion",
+            {
+                "folder": str(self.folder),
+                "user": USER,
+                "routes": {DATABASE_NAME: str(self.database_folder / SOCKET_NAME)},
+                "forbidden": FORBIDDEN,
+            },
+        )
+        self._database = ServiceProcess(
+            "the database",
+            "xec_forward.demo.postgres",
+            {
+                "folder": str(self.database_folder),
+                "superuser_password": secrets.token_urlsafe(12),
+                # token_urlsafe has no quote in it
+                "statements": [f"CREATE ROLE {USER} LOGIN PASSWORD '{password}'"],
+                "databases": {DATABASE: ORDERS},
+            },
+        )
+        self.processes = {"bastion": self._bastion.pid, "postgres watcher": self._database.pid}
+
+    def wait_ready(self, timeout: float = START_TIMEOUT) -> dict[str, float]:
+        """Wait until both serve; the seconds each one took. Raises DemoError, and then stops both."""
+        try:
+            self.port = int(self._bastion.ready(timeout)["port"])
+            self.processes["postgres"] = int(self._database.ready(timeout)["pid"])
+        except DemoError:
+            self.stop()
+            raise
+        return {"bastion": self._bastion.seconds, "postgres": self._database.seconds}
+
+    def stop(self) -> None:
+        """End both and remove their folders; at most some seconds. Idempotent."""
+        for process in (self._database, self._bastion):
+            process.release()
+        for process in (self._database, self._bastion):
+            process.stop()
+        # Their own work; ours only where one of them was killed.
+        for folder in (self.folder, self.database_folder):
+            remove_folder(folder)
+
+
+@contextmanager
+def demo_services() -> Iterator[DemoServices]:
+    """Both services, ready. Raises DemoError."""
+    services = DemoServices()
+    try:
+        services.wait_ready()
+        yield services
+    finally:
+        services.stop()
+
+
+def _temporary_base() -> Path:
+    """Where the folders go: the user's own choice, unless root's is one that the database's user cannot enter."""
+    base = Path(tempfile.gettempdir()).resolve()
+    # 104 bytes are all that a socket's path may have on macOS (sockaddr_un), 108 on Linux.
+    too_long = len(os.fsencode(base)) > 60
+    if too_long or (os.geteuid() == 0 and not reachable(base)):
+        base = Path("/tmp").resolve()
+        if not os.access(base, os.W_OK):
+            raise DemoError(
+                f"{tempfile.gettempdir()} cannot be used by {ORDINARY_USER}. Set TMPDIR to a folder of all users"
+            )
+    return base

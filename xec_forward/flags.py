@@ -1,0 +1,188 @@
+"""The flags of the line, made from the dataclasses of `options`: spelling, type, and how a value is read.
+
+Ground floor, no I/O. A value that could be a secret is never part of an error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from types import MappingProxyType
+from typing import get_type_hints
+
+from .dsn import parse_template
+from .errors import SpecError
+from .hints import is_ipv6
+from .options import Service, SshTarget, TunnelOptions
+from .parts import Malformed, read_host
+from .source import SOURCE_FORMS
+from .spec import check_name
+from .words import holds_password, quote
+
+__all__ = ["FLAGS", "Flag", "Section", "read_value", "unknown"]
+
+Section = type[SshTarget] | type[TunnelOptions] | type[Service]
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One option as it stands on the line.
+
+    Attributes:
+        section: the dataclass it is a field of; `field` is the field's name.
+        spellings: the short ones, then the long one.
+        kind: the field's type: bool for a switch, tuple for one that may be given again.
+        metavar: what stands for its value; it also says how the value is read.
+        least, most: the limits of a number.
+    """
+
+    section: Section
+    field: str
+    spellings: tuple[str, ...]
+    kind: type
+    metavar: str
+    help: str
+    least: float
+    most: float
+
+    @property
+    def long(self) -> str:
+        return self.spellings[-1]
+
+    @property
+    def switch(self) -> bool:
+        return self.kind is bool
+
+    @property
+    def source(self) -> bool:
+        """Whether its value is a SOURCE."""
+        return self.metavar == "SOURCE"
+
+
+_KINDS: dict[object, type] = {
+    str: str,
+    bool: bool,
+    float: float,
+    int | None: int,
+    float | None: float,
+    tuple[str, ...]: tuple,
+}
+
+
+def _flags() -> dict[str, Flag]:
+    found: dict[str, Flag] = {}
+    sections: tuple[Section, ...] = (Service, TunnelOptions, SshTarget)
+    for section in sections:
+        types = get_type_hints(section)
+        for each in fields(section):
+            if "help" not in each.metadata:  # SshTarget.host: the TARGET itself
+                continue
+            meta = each.metadata
+            long = meta["flag"] or "--" + each.name.replace("_", "-")
+            spellings = (*meta["short"], long)
+            kind = _KINDS[types[each.name]]
+            flag = Flag(section, each.name, spellings, kind, meta["metavar"], meta["help"], meta["least"], meta["most"])
+            found.update(dict.fromkeys(spellings, flag))
+    return found
+
+
+FLAGS: Mapping[str, Flag] = MappingProxyType(_flags())
+"""Spelling -> flag, in the order of the reference."""
+
+
+def read_value(flag: Flag, spelling: str, text: str) -> object:
+    """The value of a flag that is no switch and no SOURCE.
+
+    Args:
+        spelling: the flag as it was typed, for the error.
+
+    Raises:
+        SpecError: the text is no value of this flag.
+    """
+    if not text.isprintable():
+        raise SpecError(f"{spelling}: its value holds a control character")
+    if not text:
+        raise SpecError(f"{spelling} needs a value", hint=f"Write {spelling} {flag.metavar}")
+    if flag.kind in (int, float):
+        return _number(flag, spelling, text)
+    if flag.metavar == "URL":
+        return _template(spelling, text)
+    if flag.field == "name":
+        return check_name(text)
+    if flag.field == "local_interface":
+        return _interface(spelling, text)
+    if flag.field == "username" and not re.fullmatch(r"(?!-)[^\s:]+", text):
+        # Not repeated: `-l ana:secret` is a slip that happens.
+        raise SpecError(f"{spelling} takes a login name, without a colon", hint=f"Write {spelling} ana")
+    choices = flag.metavar.split("|")
+    if len(choices) > 1 and text not in choices:
+        near = get_close_matches(text[:40], choices, n=1)
+        raise SpecError(
+            f"{spelling} {quote(text)}: {', '.join(choices[:-1])} or {choices[-1]} is expected",
+            hint=f"Write {spelling} {near[0] if near else choices[0]}",
+        )
+    return text
+
+
+def _number(flag: Flag, spelling: str, text: str) -> int | float:
+    whole = flag.kind is int
+    pattern = r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
+    wanted = "a whole number" if whole else "a number of seconds"
+    if not re.fullmatch(pattern, text) or not flag.least <= float(text) <= flag.most:
+        limits = f"from {flag.least:g} to {flag.most:.0f}"
+        default = {"PORT": "22", "N": "3"}.get(flag.metavar, "30")
+        raise SpecError(f"{spelling} {quote(text)}: {wanted} {limits} is expected", hint=f"Write {spelling} {default}")
+    return int(text) if whole else float(text)
+
+
+def _template(spelling: str, text: str) -> str:
+    if re.search(r"(?i)(?:pass(?!file)\w{0,40}|pwd)\s{0,40}=", text) or holds_password(text.partition("?")[2]):
+        raise SpecError(
+            f"{spelling}: the connection string holds a password",
+            hint=f"Leave it out and add --password SOURCE: {SOURCE_FORMS}",
+        )
+    if not re.search("[:/@]", text) and text.lower() not in ("http", "https"):
+        raise SpecError(
+            f"{spelling}: the connection string is not a URL", hint="Write it as postgresql://USER@/DATABASE"
+        )
+    try:
+        parse_template(text, "postgresql")
+    except SpecError as error:
+        message, hint = error.message, error.hint
+    else:
+        return text
+    raise SpecError(f"{spelling}: {message}", hint=hint)
+
+
+def _interface(spelling: str, text: str) -> str:
+    if text == "*" or is_ipv6(text):
+        return text
+    try:
+        return read_host(text, "an address")
+    except Malformed:
+        pass
+    raise SpecError(
+        f"{spelling} {quote(text)}: an address of this machine is expected", hint=f"Write {spelling} 127.0.0.1"
+    )
+
+
+def unknown(spelling: str, others: tuple[str, ...] = ()) -> SpecError:
+    """The error for an option that there is none of; it names the nearest.
+
+    Args:
+        spelling: the option without its value.
+        others: spellings beside FLAGS.
+    """
+    known = [word for word in (*FLAGS, *others) if word.startswith("--")] if spelling.startswith("--") else []
+    # An abbreviation first, `--pass`: there are none, and difflib would say --as.
+    near = [word for word in known if len(spelling) > 3 and word.startswith(spelling)]
+    near = near or get_close_matches(spelling[:40], known, n=1)
+    if spelling == "-o":
+        hint = "Say it in ssh_config, or in a file of your own with -F FILE"
+    elif near:
+        hint = f"Did you mean {' or '.join(near)}? %forward --help lists them all"
+    else:
+        hint = "%forward --help lists them all"
+    return SpecError(f"this version has no option {quote(spelling)[1:-1]}", hint=hint)

@@ -1,0 +1,117 @@
+"""`%load_ext xec_forward` and `%unload_ext`.
+
+Loading registers the magics and returns; a thread loads the client and starts the engine meanwhile, so that the
+first `%forward` finds both. The notebook's watcher is set when either of them needs a session.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .magics import ForwardMagics
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from ..client.session import Session
+
+_SESSION = "xec_forward.client.session"
+_MAGICS = "ForwardMagics"
+_SHOWN = (("xec_forward.client.tunnel", "Tunnel"), ("xec_forward.client.group", "ForwardGroup"))
+
+
+def load(shell: InteractiveShell) -> None:
+    """Register the magics and warm the engine. Idempotent."""
+    if isinstance(shell.magics_manager.registry.get(_MAGICS), ForwardMagics):
+        return
+    magics = ForwardMagics(shell)
+    shell.register_magics(magics)
+    shell.events.register("pre_execute", magics.begin_execution)
+    for module, name in _SHOWN:
+        formatter = shell.display_formatter.ipython_display_formatter
+        formatter.for_type_by_name(module, name, magics.display_value)
+    _wrap_shutdown(getattr(shell, "kernel", None))
+    threading.Thread(target=_warm, args=(shell,), name="xec_forward warm-up", daemon=True).start()
+
+
+def unload(shell: InteractiveShell) -> None:
+    """Close every tunnel, end the engine, and take everything away that `load` brought. Idempotent."""
+    magics = shell.magics_manager.registry.pop(_MAGICS, None)
+    if not isinstance(magics, ForwardMagics):
+        return
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("forward", None)
+    shell.events.unregister("pre_execute", magics.begin_execution)
+    _unwrap_shutdown(getattr(shell, "kernel", None))
+    _stop()
+    magics.forget()
+    formatter = shell.display_formatter.ipython_display_formatter
+    for module, name in _SHOWN:
+        key = (module, name)
+        if key in formatter.deferred_printers:
+            formatter.deferred_printers.pop(key)
+        elif module in sys.modules:
+            formatter.type_printers.pop(getattr(sys.modules[module], name), None)
+    if _SESSION in sys.modules:
+        from ..client.session import current
+        from ..client.watcher import ScriptWatcher
+
+        current().watcher = ScriptWatcher
+
+
+def session_for(shell: InteractiveShell) -> Session:
+    """This process's session, with the watcher and the notices of this shell."""
+    from ..client.session import current
+    from .live import LiveWatcher
+
+    session = current()
+    if not isinstance(session.watcher, partial):
+        session.watcher = partial(LiveWatcher, shell)
+        session.notice = partial(_notice, shell)
+    return session
+
+
+def _warm(shell: InteractiveShell) -> None:
+    session_for(shell).warm()
+    # What the first line needs beside the session.
+    from . import openings  # noqa: F401
+
+
+def _notice(shell: InteractiveShell, text: str) -> None:
+    """One line for the user that belongs to no cell; from the handler thread."""
+    print(f"xec_forward: {text}", file=sys.stderr, flush=True)
+
+
+# ---- the end of the kernel ----
+
+
+def _stop() -> None:
+    """End the engine, if there is one. May be on the kernel's control thread."""
+    if _SESSION in sys.modules:
+        sys.modules[_SESSION].current().stop()
+
+
+def _wrap_shutdown(kernel: Any) -> None:
+    """Let `do_shutdown` end the engine first: it runs even while the main thread hangs in native code.
+
+    It is sync in IPythonKernel and may be a coroutine in a subclass: what it returns is passed through.
+    """
+    if kernel is None or "do_shutdown" in vars(kernel):
+        return
+    original: Callable[[bool], Any] = kernel.do_shutdown
+
+    def do_shutdown(restart: bool) -> Any:
+        _stop()
+        return original(restart)
+
+    do_shutdown.xec_forward = True  # type: ignore[attr-defined]
+    kernel.do_shutdown = do_shutdown
+
+
+def _unwrap_shutdown(kernel: Any) -> None:
+    if kernel is not None and getattr(vars(kernel).get("do_shutdown"), "xec_forward", False):
+        del kernel.do_shutdown

@@ -1,0 +1,345 @@
+"""What a line opens, what it reuses, and what it replaces.
+
+the same line        (target, forward, options, service) reuses its tunnel while that one lives
+a changed line       under the same explicit name, or to the same far end under its default name, replaces it
+a default name       overwrites nothing that is not its own, and takes over no other target: `redis_2`
+an explicit name     replaces a tunnel, never another kind of object unless --force says so
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from threading import RLock
+from typing import TYPE_CHECKING, Any
+
+from ..client.group import ForwardGroup
+from ..client.session import Session, current
+from ..client.targets import prepare_tunnel
+from ..client.tunnel import Tunnel
+from ..dsn import ConnectionString, parse_template, suffix, template_for
+from ..errors import ConfigError, ForwardError, SpecError
+from ..line import Line
+from ..model import TunnelState
+from ..options import Service, SshTarget, TunnelOptions
+from ..source import Source, SourceKind
+from ..spec import Forward, default_name
+from . import prompts
+from .live import LiveWatcher
+from .namespace import Environment, Namespace
+from .render import Card
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+ADD_DSN = "no connection string, since the port tells no scheme: add --dsn URL"
+
+
+class KeptPassword:
+    """A password that a person typed, for the life of a tunnel; its repr shows nothing."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return "KeptPassword(***)"
+
+    def __call__(self) -> str:
+        if not self._secret:
+            raise ConfigError("the password typed for this tunnel is gone with it", hint="Run the line again")
+        return self._secret
+
+    def clear(self) -> None:
+        """Forget it."""
+        self._secret = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One forward of a line. Two that are equal in `key` are the same line run twice."""
+
+    target: SshTarget
+    forward: Forward
+    options: TunnelOptions
+    service: Service
+    notes: tuple[str, ...] = field(default=(), compare=False)
+    password: Source | None = field(default=None, compare=False)
+
+    @property
+    def explicit(self) -> str:
+        """The name it was given, "" where it takes the default."""
+        return self.service.name or self.forward.name
+
+    @property
+    def default(self) -> str:
+        return default_name(self.forward, self.target.host)
+
+    @property
+    def key(self) -> tuple[object, ...]:
+        return self.target, self.forward, self.options, replace(self.service, quiet=False, force=False)
+
+    @property
+    def far_end(self) -> tuple[object, ...]:
+        """Where it leads, whatever its local side and options are."""
+        return self.target.host, self.target.username, self.target.port, self.forward.kind, self.forward.connect
+
+
+@dataclass(slots=True, eq=False)
+class Opened:
+    """A tunnel that a line opened."""
+
+    wanted: Wanted
+    tunnel: Tunnel
+    password: KeptPassword | None = None
+    names: tuple[str, ...] = ()
+    variables: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def reusable(self) -> bool:
+        return not self.tunnel.state.ended and self.tunnel.state is not TunnelState.FAILED
+
+    def card(self, *, reused: bool = False, fresh: bool = False) -> Card:
+        """Its card as it is now."""
+        return Card(self.tunnel.snapshot, self.names, self.variables, self.remarks, reused, fresh)
+
+
+@dataclass(slots=True, eq=False)
+class _Plan:
+    wanted: Wanted
+    reuse: Opened | None = None
+    replaces: list[Tunnel] = field(default_factory=list)
+    name: str = ""
+    password: KeptPassword | None = None
+    tunnel: Tunnel | None = None
+
+
+class Openings:
+    """The tunnels that the lines of one shell opened."""
+
+    def __init__(self, shell: InteractiveShell) -> None:
+        self._shell = shell
+        self._namespace = Namespace(shell)
+        self._environment = Environment()
+        self._lock = RLock()
+        self._opened: list[Opened] = []
+        self.groups: dict[str, ForwardGroup] = {}
+
+    def find(self, tunnel: Tunnel) -> Opened | None:
+        """What is known of a tunnel; None for one made in Python."""
+        with self._lock:
+            return next((opened for opened in self._opened if opened.tunnel is tunnel), None)
+
+    def open(
+        self, lines: Sequence[Line], group: Service, watcher: LiveWatcher
+    ) -> tuple[list[Card], Tunnel | ForwardGroup]:
+        """Open what lines ask for, all of it side by side.
+
+        Args:
+            lines: OPEN lines; a line with several forwards opens each of them.
+            group: the options of the group, where there are several forwards: its name.
+            watcher: shows progress, asks questions.
+
+        Returns:
+            The cards, and the value of the line: the tunnel, or the group of several.
+
+        Raises:
+            ForwardError: nothing was opened (of several: all failed, this is the first). KeyboardInterrupt.
+        """
+        session = current()
+        wanted = [each for line in lines for each in _wanted(line, alone=_alone(lines))]
+        plans = self._plan(session, wanted, group if len(wanted) > 1 else Service())
+        for plan in plans:
+            if plan.wanted.password is not None and plan.wanted.password.kind is SourceKind.PROMPT and not plan.reuse:
+                where = str(plan.wanted.forward.connect or plan.wanted.target.host)
+                plan.password = KeptPassword(prompts.service_password(self._shell, plan.name, where))
+        for line in lines:
+            for source in line.sources.values():
+                session.sources.add(source)
+        session.close([tunnel for plan in plans for tunnel in plan.replaces])
+        errors = self._open(session, [plan for plan in plans if plan.reuse is None], watcher)
+        cards = [self._finish(plan, errors) for plan in plans]
+        if errors and len(errors) == len(plans):
+            session.close([plan.tunnel for plan in plans if plan.tunnel is not None])
+            raise next(iter(errors.values()))
+        tunnels = [plan.reuse.tunnel if plan.reuse else plan.tunnel for plan in plans]
+        handles = [tunnel for tunnel in tunnels if tunnel is not None]
+        if len(plans) == 1:
+            return cards, handles[0]
+        value = ForwardGroup(handles)
+        if group.name:
+            self.groups[group.name] = value
+            self._namespace.give(value, {group.name: value})
+        return cards, value
+
+    def forget(self) -> None:
+        """Take back every name and variable; the tunnels themselves are the session's."""
+        with self._lock:
+            owners: list[object] = [opened.tunnel for opened in self._opened]
+            self._opened.clear()
+        for owner in [*owners, *self.groups.values()]:
+            self._namespace.take_back(owner)
+            self._environment.put_back(owner)
+        self.groups.clear()
+
+    # ---- before ----
+
+    def _plan(self, session: Session, wanted: Sequence[Wanted], group: Service) -> list[_Plan]:
+        """Decide on reuse, replacement and names; nothing is changed yet. Raises ConfigError, SpecError."""
+        with self._lock:
+            known = list(self._opened)
+        plans: list[_Plan] = []
+        for each in wanted:
+            same = next((o for o in known if o.wanted.key == each.key and o.reusable), None)
+            if same is not None:
+                known.remove(same)
+            plans.append(_Plan(each, same))
+        names: set[str] = set()
+        kept = {id(plan.reuse.tunnel) for plan in plans if plan.reuse is not None}
+        for plan in plans:
+            if plan.reuse is None:
+                self._plan_name(session, plan, known, names, kept)
+            else:
+                plan.name = plan.reuse.tunnel.name
+            if plan.wanted.explicit:
+                self._namespace.require(plan.wanted.explicit, force=plan.wanted.service.force)
+            if plan.name in names:
+                raise SpecError(f"the name {plan.name} is given twice", hint="Give each SPEC a name of its own")
+            names.add(plan.name)
+        if group.name:
+            if group.name in names:
+                raise SpecError(f"the name {group.name} is given twice", hint="--as names the group here")
+            self._namespace.require(group.name, force=group.force)
+        return plans
+
+    def _plan_name(self, session: Session, plan: _Plan, known: list[Opened], names: set[str], kept: set[int]) -> None:
+        others = [tunnel for tunnel in session.tunnels.values() if id(tunnel) not in kept and not tunnel.state.ended]
+        if plan.wanted.explicit:
+            plan.name = plan.wanted.explicit
+            plan.replaces = [tunnel for tunnel in others if tunnel.name == plan.name]
+            return
+        for opened in known:
+            was = opened.wanted
+            if not was.explicit and was.far_end == plan.wanted.far_end and opened.tunnel in others:
+                known.remove(opened)
+                plan.replaces = [opened.tunnel]
+                break
+        taken = {tunnel.name for tunnel in session.tunnels.values() if tunnel not in plan.replaces} | names
+        plan.name = self._namespace.free(plan.wanted.default, taken, plan.replaces)
+
+    # ---- opening ----
+
+    def _open(self, session: Session, plans: Sequence[_Plan], watcher: LiveWatcher) -> dict[int, ForwardError]:
+        """Open all; the errors by the plan's identity. A lone one raises its error itself."""
+        try:
+            for plan in plans:
+                want = plan.wanted
+                _, plan.tunnel = prepare_tunnel(
+                    want.target, want.forward, want.options, want.service.dsn, plan.password or want.password, plan.name
+                )
+        except ForwardError:
+            for plan in plans:
+                if plan.tunnel is not None:
+                    session.forget(plan.tunnel)
+            raise
+        tunnels = [plan.tunnel for plan in plans if plan.tunnel is not None]
+        if not tunnels:
+            return {}
+        results = session.open_all(tunnels, watcher)
+        return {id(plan): error for plan, error in zip(plans, results, strict=True) if error is not None}
+
+    # ---- after ----
+
+    def _finish(self, plan: _Plan, errors: dict[int, ForwardError]) -> Card:
+        """Names, environment, and the card."""
+        if plan.reuse is not None:
+            opened = plan.reuse
+            opened.wanted = plan.wanted
+        else:
+            assert plan.tunnel is not None
+            opened = Opened(plan.wanted, plan.tunnel, plan.password)
+            with self._lock:
+                # Those that ended are forgotten with their names; failed ones are replaced by this one.
+                self._opened.append(opened)
+            plan.tunnel.observe(self._follower(opened), names="state")
+        if id(plan) not in errors:
+            try:
+                self._inject(opened)
+            except ForwardError as error:
+                # Its SOURCE, say: a tunnel without its connection string is not what was asked for.
+                if plan.reuse is None:
+                    opened.tunnel.close()
+                errors[id(plan)] = error
+        if id(plan) in errors:
+            opened.remarks = (*plan.wanted.notes, "run the line again, or --reconnect, once it is mended")
+        return opened.card(reused=plan.reuse is not None, fresh=plan.reuse is None)
+
+    def _inject(self, opened: Opened) -> None:
+        """Give the handle and the connection string their names. Raises ConfigError."""
+        tunnel, wanted = opened.tunnel, opened.wanted
+        remarks = list(wanted.notes)
+        name = tunnel.name
+        if not wanted.explicit:
+            name = self._namespace.free(name, mine=[tunnel])
+            if name != wanted.default:
+                remarks.append(f"{wanted.default} is another tunnel's or holds something else: this one is {name}")
+        values: dict[str, object] = {name: tunnel}
+        dsn: ConnectionString | None = tunnel.url
+        if dsn is not None:
+            values[f"{name}_{suffix(dsn.scheme)}"] = dsn
+        else:
+            remarks.append(ADD_DSN)
+        variables = dsn.env if dsn is not None and wanted.service.env else {}
+        if wanted.service.env and not variables:
+            remarks.append("--env: this service has no variables of its own")
+        self._namespace.give(tunnel, values)
+        self._environment.set(tunnel, variables)
+        opened.names, opened.variables, opened.remarks = tuple(values), tuple(variables), tuple(remarks)
+        if tunnel.state.ended:
+            # It closed on another thread in this very moment: its observer came too early.
+            self._end(opened)
+
+    def _follower(self, opened: Opened) -> Callable[[Any], None]:
+        def follow(change: Any) -> None:
+            if opened.tunnel.state.ended:
+                self._end(opened)
+
+        return follow
+
+    def _end(self, opened: Opened) -> None:
+        """The tunnel has closed, whoever closed it; may be on the handler thread."""
+        with self._lock:
+            if opened in self._opened:
+                self._opened.remove(opened)
+        self._namespace.take_back(opened.tunnel)
+        self._environment.put_back(opened.tunnel)
+        opened.names = opened.variables = ()
+        if opened.password is not None:
+            opened.password.clear()
+        for name, group in list(self.groups.items()):
+            if all(tunnel.state.ended for tunnel in group.values()):
+                del self.groups[name]
+                self._namespace.take_back(group)
+
+
+def _alone(lines: Sequence[Line]) -> bool:
+    return len(lines) == 1 and len(lines[0].forwards) == 1
+
+
+def _wanted(line: Line, *, alone: bool) -> Iterable[Wanted]:
+    """The forwards of a line; `--as` of several names the group, `--dsn` of several those it fits."""
+    assert line.target is not None
+    listed = len(line.forwards) == 1
+    for forward in line.forwards:
+        service = line.service
+        if not alone and not listed:
+            service = replace(service, name="", dsn=_fitting(service.dsn, forward))
+        yield Wanted(line.target, forward, line.tunnel, service, line.notes, line.sources.get(service.password))
+
+
+def _fitting(dsn: str, forward: Forward) -> str:
+    if not dsn or forward.url:
+        return ""
+    own = template_for(forward)
+    fits = not own or parse_template(own).base == parse_template(dsn).base
+    return dsn if fits else ""

@@ -1,0 +1,245 @@
+"""A whole `%forward` line, from words to one frozen dataclass. Ground floor, no I/O.
+
+    line    = OPEN | "--close" NAME ... | "--close-all" | "--reconnect" NAME ... | "--help" | (nothing: the list)
+    OPEN    = TARGET and any number of SPECs, -L SPEC, -R REMOTE, -D PORT and options, in any order
+
+The first word that is no option is TARGET, the others are SPECs; `-L`, `-R` and `-D` keep their place among
+them. Options are spelled in full (`--pass` is not `--password`), take their value as `--opt VALUE` or
+`--opt=VALUE`, and end at `--`; short ones may stand together, as in `-NTL 5432:pg.vpc:5432`. A value that begins
+with two dashes, or is itself an option, needs the `=`.
+
+argparse is not used: it sorts optional arguments apart from the positional ones, so that -R loses its place, it
+repeats in its errors whatever it does not understand, and it leaves by SystemExit. Here every error is a
+SpecError of one line, and neither the value of a SOURCE option nor user-info is ever part of it.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+
+from .errors import SpecError
+from .options import Service, SshTarget, TunnelOptions
+from .reader import Action, Entry, Reader
+from .source import Source
+from .spec import Forward
+from .usage import help_text
+
+__all__ = ["Action", "Line", "parse_line", "parse_list", "split"]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that was understood.
+
+    Attributes:
+        action: what to do.
+        names: the tunnels to close or to reconnect.
+        target: where to, for OPEN; its `passphrase` and `ssh_password` are references into `sources`.
+        forwards: what to open, as ordered on the line; empty for the first line of a list.
+        tunnel, service: the options; `service.password` is a reference into `sources`.
+        notes: what was ignored, for the card.
+        sources: reference -> SOURCE.
+        text: the help, for HELP.
+    """
+
+    action: Action
+    names: tuple[str, ...] = ()
+    target: SshTarget | None = None
+    forwards: tuple[Forward, ...] = ()
+    tunnel: TunnelOptions = field(default_factory=TunnelOptions)
+    service: Service = field(default_factory=Service)
+    notes: tuple[str, ...] = ()
+    sources: Mapping[str, Source] = field(default_factory=dict)
+    text: str = ""
+
+    def require_forwards(self) -> None:
+        """Check that an OPEN has something to open: a line of its own needs a SPEC, the head of a list does not.
+
+        Raises:
+            SpecError: it has no SPEC.
+        """
+        if self.action is Action.OPEN and not self.forwards:
+            raise SpecError("a SPEC is missing: nothing says what to open", hint="Write %forward bastion pg.vpc:5432")
+
+
+def split(text: str) -> list[str]:
+    """Split a line into words as a POSIX shell does; a trailing ` # comment` is left out.
+
+    Raises:
+        SpecError: a quote is not closed, or a backslash stands at the end. The line is not repeated: what an
+            open quote takes in may be a SOURCE.
+    """
+    code, unclosed = _without_comment(text)
+    if unclosed == "\\":
+        raise SpecError("a backslash is the last character", hint="Leave it out, or write it twice")
+    if unclosed:
+        raise SpecError(
+            f"a quote ({unclosed}) is not closed", hint=f"Close it, or write \\{unclosed} for the character"
+        )
+    return shlex.split(code)
+
+
+def _without_comment(text: str) -> tuple[str, str]:
+    """The line before its comment, and the quote or backslash that is left open at its end.
+
+    shlex would take the # of `cmd:pass#1` for a comment; in a shell one begins only a word.
+    """
+    quoted, at_start, position = "", True, 0
+    while position < len(text):
+        character = text[position]
+        if quoted:
+            if character == quoted:
+                quoted = ""
+            elif character == "\\" and quoted == '"':
+                position += 1
+        elif character == "\\":
+            position += 1
+            if position == len(text):
+                return text, character
+        elif character in "'\"":
+            quoted = character
+        elif character == "#" and at_start:
+            return text[:position], ""
+        at_start = not quoted and character in " \t\r\n"
+        position += 1
+    return text, quoted
+
+
+def parse_line(words: Sequence[str], targets: Mapping[str, SshTarget] = MappingProxyType({})) -> Line:
+    """Read the words of a line.
+
+    Args:
+        words: as `split` makes them.
+        targets: words that stand for targets made in Python; such a target is used as it is.
+
+    Raises:
+        SpecError: a word is malformed or unknown, or words do not go together.
+    """
+    if not words:
+        return Line(Action.LIST)
+    reader = Reader(words)
+    reader.read()
+    if reader.action is Action.HELP:
+        return Line(Action.HELP, text=help_text())
+    if reader.action is not Action.OPEN:
+        return _act(reader)
+    target, rest = _target(reader, targets)
+    line = Line(
+        Action.OPEN,
+        target=target,
+        forwards=tuple(word.forward() for word in rest),
+        tunnel=replace(TunnelOptions(), **reader.given[TunnelOptions]),
+        service=replace(Service(), **reader.given[Service]),
+        notes=reader.notes(),
+        sources=reader.sources,
+    )
+    _check_names(line.forwards, line.service.name)
+    return line
+
+
+def parse_list(head: Line, body: str) -> tuple[Line, ...]:
+    """Read a cell in which each line is one SPEC with its own options.
+
+    Args:
+        head: the cell's first line; its target holds for all, its options where a line says nothing else, but
+            for `--as`, which names the group.
+        body: the cell's other lines. Empty ones and comments count for nothing.
+
+    Returns:
+        One OPEN for each SPEC.
+
+    Raises:
+        SpecError: its hop is the line as numbered in the cell, where `head` is line 1.
+    """
+    if head.action is not Action.OPEN or head.target is None:
+        raise SpecError("a list of SPECs follows a TARGET", hint="Write %%forward bastion, then one SPEC in each line")
+    if head.forwards:
+        raise SpecError(
+            "the first line has SPECs of its own", hint="Write %%forward TARGET, and each SPEC in a line of the cell"
+        )
+    lines: list[Line] = []
+    for number, text in enumerate(body.split("\n"), 2):
+        try:
+            words = split(text)
+            if not words:
+                continue
+            lines.append(_list_line(head, words))
+            names = [line.service.name or line.forwards[0].name for line in lines]
+            if names[-1] and names[-1] in names[:-1]:
+                raise SpecError(f"the name {names[-1]} is given twice", hint="Give each SPEC a name of its own")
+        except SpecError as error:
+            problem = error
+        else:
+            continue
+        raise SpecError(problem.message, hop=f"line {number}", hint=problem.hint)
+    if not lines:
+        raise SpecError("the cell has no SPEC", hint="Write one in each line: sales=postgresql://ana@pg.vpc/sales")
+    return tuple(lines)
+
+
+def _list_line(head: Line, words: list[str]) -> Line:
+    reader = Reader(words, listed=True)
+    reader.read()
+    if reader.action is Action.HELP:
+        raise SpecError("--help stands alone", hint="Write %forward --help")
+    if len(reader.entries) != 1:
+        raise SpecError("one SPEC is expected in each line", hint="Write a SPEC and its options; TARGET is in line 1")
+    forward = reader.entries[0].forward()
+    service = replace(head.service, **{"name": "", **reader.given[Service]})
+    _check_names((forward,), service.name)
+    return Line(
+        Action.OPEN,
+        target=head.target,
+        forwards=(forward,),
+        tunnel=replace(head.tunnel, **reader.given[TunnelOptions]),
+        service=service,
+        notes=reader.notes(),
+        sources={**head.sources, **reader.sources},
+    )
+
+
+def _target(reader: Reader, targets: Mapping[str, SshTarget]) -> tuple[SshTarget, list[Entry]]:
+    """The target with its options, and the entries after it is taken out."""
+    plain = [entry for entry in reader.entries if entry.option == ""]
+    if not plain:
+        raise SpecError("TARGET is missing: nothing says where to", hint="Write %forward bastion 5432:pg.vpc:5432")
+    first, given = plain[0], reader.given[SshTarget]
+    rest = [entry for entry in reader.entries if entry is not first]
+    if first.word in targets:
+        if given:
+            names = ", ".join("--" + name.replace("_", "-") for name in given)
+            raise SpecError(f"{names}: a target made in Python is used as it is", hint="Give it to xf.ssh(...) instead")
+        return targets[first.word], rest
+    target = first.target()
+    for name, option in (("username", "-l/--username"), ("port", "-p/--port")):
+        if getattr(target, name) and name in given and given[name] != getattr(target, name):
+            raise SpecError(f"TARGET and {option} say different things", hint="Leave one of them out")
+    return replace(target, **given), rest
+
+
+def _check_names(forwards: tuple[Forward, ...], name: str) -> None:
+    names = [forward.name for forward in forwards if forward.name]
+    for each in names:
+        if names.count(each) > 1:
+            raise SpecError(f"the name {each} is given twice", hint="Give each SPEC a name of its own")
+    if name and len(forwards) == 1 and names and names[0] != name:
+        raise SpecError(f"--as {name} and {names[0]}= name the same tunnel", hint="Leave one of them out")
+
+
+def _act(reader: Reader) -> Line:
+    """The line of an action on tunnels."""
+    action, option = reader.action, f"--{reader.action}"
+    odd = [entry.option for entry in reader.entries if entry.option]
+    odd += [f"--{name.replace('_', '-')}" for given in reader.given.values() for name in given if name != "quiet"]
+    if odd:
+        odd = ["--as" if name == "--name" else name for name in odd]
+        raise SpecError(f"{', '.join(odd)} and {option} do not go together", hint="Give them in lines of their own")
+    names = tuple(entry.tunnel_name(option) for entry in reader.entries)
+    if action is Action.CLOSE_ALL and names:
+        raise SpecError("--close-all takes no names", hint=f"Write --close {' '.join(names)}, or --close-all alone")
+    if action is not Action.CLOSE_ALL and not names:
+        raise SpecError(f"{option} needs the name of a tunnel", hint="%forward alone lists them")
+    return Line(action, names=names, service=replace(Service(), **reader.given[Service]))

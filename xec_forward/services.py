@@ -1,0 +1,79 @@
+"""Which protocol speaks on which port: the table of docs/surface.md. Ground floor, no I/O.
+
+A fixed table and not /etc/services: that file differs between machines, and lacks most of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+__all__ = ["PORTS", "SCHEMES", "port_for_scheme", "port_for_service", "scheme_for_port"]
+
+SCHEMES: Mapping[int, str] = MappingProxyType(
+    {
+        5432: "postgresql",
+        6432: "postgresql",  # PgBouncer
+        5439: "postgresql",  # Redshift
+        26257: "postgresql",  # CockroachDB
+        3306: "mysql",
+        1433: "mssql",
+        1521: "oracle",
+        6379: "redis",
+        27017: "mongodb",
+        9200: "http",  # Elasticsearch, OpenSearch
+        80: "http",
+        3000: "http",
+        8000: "http",
+        8080: "http",
+        9090: "http",  # Prometheus
+        443: "https",
+        8443: "https",
+        8123: "clickhouse",
+        9042: "cassandra",
+    }
+)
+"""Far port -> scheme of the connection string."""
+
+PORTS: Mapping[str, int] = MappingProxyType(
+    {
+        "postgresql": 5432,
+        "postgres": 5432,  # libpq takes both spellings (PostgreSQL manual, 34.1.1.2 Connection URIs)
+        "mysql": 3306,
+        "mariadb": 3306,
+        "mssql": 1433,
+        "oracle": 1521,
+        "redis": 6379,
+        "rediss": 6379,
+        "mongodb": 27017,
+        "http": 80,
+        "https": 443,
+        "clickhouse": 8123,
+        "cassandra": 9042,
+    }
+)
+"""Scheme -> its own port."""
+
+# Names of the services registry (IANA) that differ from the scheme's, as people write them after a host.
+_SERVICES: Mapping[str, int] = MappingProxyType({"ssh": 22, "ms-sql-s": 1433, "elasticsearch": 9200})
+
+
+def scheme_for_port(port: int) -> str:
+    """The scheme usually spoken on a far port, "" where none is known."""
+    return SCHEMES.get(port, "")
+
+
+def port_for_scheme(scheme: str) -> int | None:
+    """The port of a URL's scheme, None where it is not known.
+
+    A driver after a plus, as SQLAlchemy writes it (`postgresql+psycopg`), changes nothing. `mongodb+srv`
+    has no port: it stands for a DNS query that only the far side could answer.
+    """
+    base, _, driver = scheme.lower().partition("+")
+    return None if driver == "srv" else PORTS.get(base)
+
+
+def port_for_service(name: str) -> int | None:
+    """The port that a service name stands for, as in `pg.vpc:postgresql`; None where it is not known."""
+    name = name.lower()
+    return PORTS.get(name, _SERVICES.get(name))

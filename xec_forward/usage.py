@@ -1,0 +1,72 @@
+"""The text of `%forward --help`, made from `options`. Ground floor, no I/O."""
+
+from __future__ import annotations
+
+import textwrap
+
+from .flags import FLAGS, Section
+from .options import Service, SshTarget, TunnelOptions
+
+__all__ = ["help_text"]
+
+_WIDTH = 100
+_COLUMN = 36
+
+_FORMS = """\
+%forward [OPTIONS] TARGET [SPEC ...]     open until the kernel ends; the value is the tunnel, or the group
+%%forward [OPTIONS] TARGET               the same, each line of the cell being a SPEC with its own options
+%forward                                 the table of tunnels
+%forward --close NAME [...]              close these
+%forward --close-all                     close all
+%forward --reconnect NAME [...]          drop the link, keep the port, dial again
+
+TARGET   an alias of ssh_config, [user@]host[:port], or ssh://[user@]host[:port]
+
+SPEC     as in ssh -L, IPv6 in brackets, NAME= in front if wanted
+  5432:pg.vpc:5432                       local port, far host, far port
+  127.0.0.1:5432:pg.vpc:5432             with the local interface
+  0:pg.vpc:5432                          any free local port
+  pg.vpc:5432                            the same local port if it can be bound, else any
+  5432                                   that port of the target itself
+  postgresql://ana@pg.vpc/sales          far host, far port, and the connection string to make
+  /run/me/pg.sock:pg.vpc:5432            unix sockets, on either side
+  -L SPEC                                as in ssh; -N -T -f are accepted and ignored
+  -R 8080:localhost:3000                 remote: the target's 8080 reaches our 3000
+  -D 1080                                a SOCKS proxy; -D 0 on any free port
+
+SOURCE   where a secret comes from, never the secret:
+         env:NAME, keyring:SERVICE/USER, cmd:COMMAND, file:PATH or prompt
+"""
+
+_EXAMPLES = """\
+examples
+  %forward bastion 5432:pg.vpc:5432 --as pg --dsn postgresql://ana@/sales
+  %forward ana@bastion:2222 sales=postgresql://ana@pg.vpc/sales --password keyring:sales/ana
+"""
+
+
+def help_text() -> str:
+    """The usage: the forms first, then the options in groups."""
+    groups: tuple[tuple[str, tuple[Section, ...]], ...] = (
+        ("options", (Service, TunnelOptions)),
+        ("options of TARGET", (SshTarget,)),
+    )
+    return "\n".join([_FORMS, *(_group(title, sections) for title, sections in groups), _EXAMPLES])
+
+
+def _group(title: str, sections: tuple[Section, ...]) -> str:
+    lines = [title]
+    for flag in dict.fromkeys(FLAGS.values()):
+        if flag.section not in sections:
+            continue
+        left = ", ".join(flag.spellings) + (f" {flag.metavar}" if flag.metavar else "")
+        first, *more = textwrap.wrap(flag.help, _WIDTH - _COLUMN)
+        if len(left) > _COLUMN - 4:
+            lines.append(f"  {left}")
+            left = ""
+        lines.append(f"  {left:<{_COLUMN - 2}}{first}")
+        lines.extend(" " * _COLUMN + line for line in more)
+    if sections == (SshTarget,):
+        return "\n".join(lines) + "\n"
+    lines.append(f"  {'-h, --help':<{_COLUMN - 2}}this text")
+    return "\n".join(lines) + "\n"
