@@ -143,13 +143,14 @@ def refuse_password(url: str, *, fix: str) -> None:
 
     Args:
         url: as typed.
-        fix: the option that says it instead, for the hint: `--password`.
+        fix: for the hint, the option that says it instead (`--password`), or in Python's calls a phrase.
 
     Raises:
         SpecError: it holds one; the error repeats neither it nor the user.
     """
     if password_in(url):
-        raise _error(url, Malformed("a URL here holds no password", _instead(fix)), _instead(fix))
+        hint = _instead(fix) if fix.startswith("-") else f"Leave it out and {fix}"
+        raise _error(url, Malformed("a URL here holds no password"), hint)
 
 
 def check_name(name: str) -> str:

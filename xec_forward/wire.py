@@ -63,7 +63,7 @@ class Decoder(Generic[M]):
             del self._buffer[:end]
             try:
                 message = self._decoder.decode(body)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 raise FrameError(f"not a message: {error}") from None
             yield message
 

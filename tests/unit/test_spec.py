@@ -331,6 +331,9 @@ def test_a_password_in_a_url_is_refused_with_the_option_that_takes_it(url: str) 
     assert "pw" not in str(caught.value)
     assert "--password SOURCE: env:NAME, keyring:SERVICE/USER" in caught.value.hint
     refuse_password("postgresql://ana@/sales?sslmode=require", fix="--password")
+    with pytest.raises(SpecError) as caught:
+        refuse_password(url, fix="give password= a SOURCE")
+    assert caught.value.hint == "Leave it out and give password= a SOURCE"
 
 
 @settings(deadline=None)  # the test has a limit of its own, in processor time

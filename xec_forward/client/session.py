@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar
@@ -96,6 +96,7 @@ class Session:
         self._handler: threading.Thread | None = None
         self._deaths: deque[float] = deque(maxlen=DEATHS_PER_MINUTE)
         self._stopping = False
+        self._attendant: queue.SimpleQueue[Ask] | None = None
 
     # ---- the engine ----
 
@@ -339,6 +340,8 @@ class Session:
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.deliver(message)
+                elif self._attendant is not None:
+                    self._attendant.put(message)
                 else:
                     self._work.put(lambda: self._answer_unattended(message))
 
@@ -355,6 +358,17 @@ class Session:
                 work()
             except Exception:
                 logger.exception("a handler failed")
+
+    @contextlib.contextmanager
+    def attended(self, questions: queue.SimpleQueue[Ask]) -> Iterator[None]:
+        """Somebody takes the questions of reconnections, which belong to no call, from this queue."""
+        self._attendant = questions
+        try:
+            yield
+        finally:
+            self._attendant = None
+            while not questions.empty():
+                self._answer_unattended(questions.get())
 
     def _answer_unattended(self, question: Ask) -> None:
         self.send(resolve(question, self.sources, None))

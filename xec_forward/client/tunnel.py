@@ -192,7 +192,7 @@ class Tunnel(traitlets.HasTraits):
         end = time.monotonic() + timeout
         changed = _Changed(self)
         with changed:
-            while not self._settled():
+            while not self.settled():
                 if not changed.wait(end - time.monotonic()):
                     raise DeadlineError(f"not ready within {timeout:g} s, but {self.state}", hop=self.name)
         return self
@@ -201,7 +201,8 @@ class Tunnel(traitlets.HasTraits):
         """`wait_ready` for coroutines."""
         return await asyncio.to_thread(self.wait_ready, timeout)
 
-    def _settled(self) -> bool:
+    def settled(self) -> bool:
+        """Whether clients are served now. Raises ForwardError where they will not be, before somebody acts."""
         if self.state is TunnelState.CLOSED:
             raise ClosedError("the tunnel is closed", hop=self.name)
         if self.state in (TunnelState.FAILED, TunnelState.WAITING):

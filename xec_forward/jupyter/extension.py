@@ -32,8 +32,7 @@ def load(shell: InteractiveShell) -> None:
     shell.register_magics(magics)
     shell.events.register("pre_execute", magics.begin_execution)
     for module, name in _SHOWN:
-        formatter = shell.display_formatter.ipython_display_formatter
-        formatter.for_type_by_name(module, name, magics.display_value)
+        _formatter(shell).for_type_by_name(module, name, magics.display_value)
     _wrap_shutdown(getattr(shell, "kernel", None))
     threading.Thread(target=_warm, args=(shell,), name="xec_forward warm-up", daemon=True).start()
 
@@ -49,7 +48,7 @@ def unload(shell: InteractiveShell) -> None:
     _unwrap_shutdown(getattr(shell, "kernel", None))
     _stop()
     magics.forget()
-    formatter = shell.display_formatter.ipython_display_formatter
+    formatter = _formatter(shell)
     for module, name in _SHOWN:
         key = (module, name)
         if key in formatter.deferred_printers:
@@ -61,6 +60,12 @@ def unload(shell: InteractiveShell) -> None:
         from ..client.watcher import ScriptWatcher
 
         current().watcher = ScriptWatcher
+
+
+def _formatter(shell: InteractiveShell) -> Any:
+    """Where IPython looks for objects that show themselves."""
+    display_formatter: Any = shell.display_formatter
+    return display_formatter.ipython_display_formatter
 
 
 def session_for(shell: InteractiveShell) -> Session:
@@ -100,7 +105,7 @@ def _wrap_shutdown(kernel: Any) -> None:
 
     It is sync in IPythonKernel and may be a coroutine in a subclass: what it returns is passed through.
     """
-    if kernel is None or "do_shutdown" in vars(kernel):
+    if kernel is None or getattr(kernel.do_shutdown, "xec_forward", False):
         return
     original: Callable[[bool], Any] = kernel.do_shutdown
 
@@ -109,9 +114,14 @@ def _wrap_shutdown(kernel: Any) -> None:
         return original(restart)
 
     do_shutdown.xec_forward = True  # type: ignore[attr-defined]
+    do_shutdown.original = vars(kernel).get("do_shutdown")  # type: ignore[attr-defined]
     kernel.do_shutdown = do_shutdown
 
 
 def _unwrap_shutdown(kernel: Any) -> None:
-    if kernel is not None and getattr(vars(kernel).get("do_shutdown"), "xec_forward", False):
+    if kernel is None or not getattr(kernel.do_shutdown, "xec_forward", False):
+        return  # none of ours, or somebody has wrapped it since: ours then finds nothing to stop
+    if kernel.do_shutdown.original is None:
         del kernel.do_shutdown
+    else:
+        kernel.do_shutdown = kernel.do_shutdown.original

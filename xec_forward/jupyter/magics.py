@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..options import SshTarget
     from .live import LiveWatcher
     from .openings import Openings
-    from .render import View
+    from .render import Card, View
 
 
 class Interrupted(KeyboardInterrupt):
@@ -51,7 +51,8 @@ class ForwardMagics(Magics):
     """The magics of xec_forward."""
 
     def __init__(self, shell: InteractiveShell) -> None:
-        super().__init__(shell)  # type: ignore[no-untyped-call]
+        super().__init__(shell)
+        self._shell = shell  # Magics.shell may be None, as far as types go
         self._opened: Openings | None = None
         self._shown: set[int] = set()
 
@@ -124,7 +125,7 @@ class ForwardMagics(Magics):
         if "$" not in text and "{" not in text:
             return text, {}
         formatter = _Formatter()
-        names = {**self.shell.user_ns, **local_ns}
+        names = {**self._shell.user_ns, **local_ns}
         try:
             expanded = formatter.vformat(text, args=[], kwargs=names)
         except Exception:
@@ -155,7 +156,7 @@ class ForwardMagics(Magics):
     def _watcher(self, where: str, *, quiet: bool = False) -> LiveWatcher:
         from .live import LiveWatcher
 
-        return LiveWatcher(self.shell, where, quiet=quiet)
+        return LiveWatcher(self._shell, where, quiet=quiet)
 
     # ---- the other actions ----
 
@@ -186,13 +187,14 @@ class ForwardMagics(Magics):
         self._show(Text(f"closed {names}" if names else "no tunnel was open"))
 
     def _reconnect(self, line: Line) -> None:
+        from ..client.reconnecting import reconnect_all
         from .render import Cards
 
         found = [tunnel for name in line.names for tunnel in self._named(name)]
         session = self._session()
         watcher = self._watcher(", ".join(line.names), quiet=line.service.quiet)
         try:
-            session.reconnect_all(found, watcher)
+            reconnect_all(session, found, watcher)
         except BaseException:
             watcher.erase()
             raise
@@ -223,24 +225,22 @@ class ForwardMagics(Magics):
         from .render import Cards
 
         if id(value) in self._shown:
-            if getattr(self.shell, "kernel", None) is None:
+            if getattr(self._shell, "kernel", None) is None:
                 # The terminal has written "Out[3]: " already.
-                print(
-                    f"<{type(value).__name__} {getattr(value, 'name', ', '.join(value) if hasattr(value, 'keys') else '')}>"
-                )
+                print(f"<{type(value).__name__}>")
             return
         self._shown.add(id(value))
         tunnels = list(value.values()) if isinstance(value, Mapping) else [value]
         self._show(Cards(tuple(self._card(tunnel) for tunnel in tunnels)))
 
-    def _card(self, tunnel: Tunnel) -> View:
+    def _card(self, tunnel: Tunnel) -> Card:
         from .render import Card
 
         opened = self._openings().find(tunnel)
         return opened.card() if opened is not None else Card(tunnel.snapshot)
 
     def _show(self, view: View) -> None:
-        if getattr(self.shell, "kernel", None) is not None:
+        if getattr(self._shell, "kernel", None) is not None:
             from IPython.display import display
 
             display(view)  # type: ignore[no-untyped-call]
@@ -257,13 +257,13 @@ class ForwardMagics(Magics):
         if self._opened is None:
             from .openings import Openings
 
-            self._opened = Openings(self.shell)
+            self._opened = Openings(self._shell)
         return self._opened
 
     def _session(self) -> Session:
         from .extension import session_for
 
-        return session_for(self.shell)
+        return session_for(self._shell)
 
     def forget(self) -> None:
         """The extension is unloaded: take back names and variables."""
