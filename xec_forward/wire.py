@@ -63,9 +63,14 @@ class Decoder(Generic[M]):
             del self._buffer[:end]
             try:
                 message = self._decoder.decode(body)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise FrameError(f"not a message: {error}") from None
-            yield message
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+                # Malformed UTF-8 comes as UnicodeDecodeError, which holds the whole body, a secret perhaps.
+                problem = "malformed text" if isinstance(error, UnicodeDecodeError) else str(error)
+            else:
+                yield message
+                continue
+            # Raised out here, so that nothing of the body hangs on it.
+            raise FrameError(f"not a message: {problem}")
 
 
 def requests() -> Decoder[Request]:
