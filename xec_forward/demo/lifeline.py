@@ -43,6 +43,7 @@ class ServiceProcess:
     def __init__(self, name: str, module: str, config: Mapping[str, Any]) -> None:
         self.name = name
         self.seconds = 0.0
+        self._report: dict[str, Any] | None = None
         self._started = time.monotonic()
         self._reading = threading.Lock()  # held while `ready`, perhaps in another thread, uses stdout
         self._process = subprocess.Popen(
@@ -66,14 +67,15 @@ class ServiceProcess:
         return self._process.poll() is not None
 
     def ready(self, timeout: float) -> dict[str, Any]:
-        """Wait at most `timeout` seconds for its report. Raises DemoError."""
+        """Its report, waited for at most `timeout` seconds; idempotent. Raises DemoError."""
         with self._reading:
-            received = self._first_line(self._started + timeout, timeout)
-        self.seconds = time.monotonic() - self._started
-        report: dict[str, Any] = json.loads(received)
-        if "error" in report:
-            raise DemoError(f"{self.name}: {report['error']}")
-        return report
+            if self._report is None:
+                received = self._first_line(self._started + timeout, timeout)
+                self.seconds = time.monotonic() - self._started
+                self._report = json.loads(received)
+        if "error" in self._report:
+            raise DemoError(f"{self.name}: {self._report['error']}")
+        return self._report
 
     def release(self) -> None:
         """Let go of it: it starts to clean up. Idempotent."""

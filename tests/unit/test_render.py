@@ -1,0 +1,155 @@
+"""Cards and the table, as text and as HTML."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+
+from xec_forward.jupyter.render import SIGNS, Card, Cards, Progress, Table, duration, size, way
+from xec_forward.model import Counters, Fault, Snapshot, Step, TunnelState
+from xec_forward.spec import Kind
+
+NOW = 1_000_000.0
+
+READY = Snapshot(
+    1,
+    "pg",
+    Kind.LOCAL,
+    TunnelState.READY,
+    ("bastion",),
+    "127.0.0.1:5432",
+    "127.0.0.1",
+    5432,
+    "pg.vpc:5432",
+    "pg.vpc",
+    5432,
+    since=NOW - 720,
+    opened=NOW - 720,
+    steps=(Step("ssh", 0.52, "ok"), Step("target", 0.21, "ok"), Step("postgresql", 0.05, "ok")),
+)
+
+
+def _changed(**fields: object) -> Snapshot:
+    import msgspec
+
+    return msgspec.structs.replace(READY, **fields)
+
+
+def _text(markup: str) -> str:
+    return html.unescape(re.sub("<[^>]*>", "", markup))
+
+
+def test_card_of_an_opening_says_way_time_and_checks() -> None:
+    card = Card(READY, ("pg", "pg_dsn"), fresh=True, now=NOW)
+    assert card.plain().splitlines() == [
+        "pg  ready  127.0.0.1:5432 -> bastion -> pg.vpc:5432  0.8 s (ssh 0.5, target 0.2, postgresql ok)",
+        "  names: pg, pg_dsn",
+    ]
+
+
+def test_card_of_a_reused_tunnel_says_since_when() -> None:
+    assert Card(READY, reused=True, now=NOW).plain().endswith("reused, up 12 min")
+
+
+def test_later_card_says_how_the_tunnel_fares() -> None:
+    counters = Counters(clients=1, clients_total=4, bytes_up=1200, bytes_down=3_400_000)
+    card = Card(_changed(counters=counters), now=NOW)
+    assert card.plain().endswith("up 12 min, 1 client, 1.2 kB sent, 3.4 MB received")
+
+
+def test_card_shows_error_with_its_fix_log_and_notes() -> None:
+    fault = Fault("RefusedError", "ECONNREFUSED", "connection refused", "pg.vpc:5432", "is it running?")
+    card = Card(_changed(state=TunnelState.FAILED, error=fault, log="/x/engine.log", notes=("another port",)), now=NOW)
+    lines = card.plain().splitlines()
+    assert lines[0].startswith("pg  failed  ")
+    assert "  ECONNREFUSED pg.vpc:5432: connection refused. is it running?" in lines
+    assert "  log: /x/engine.log" in lines
+    assert "  note: another port" in lines
+
+
+@pytest.mark.parametrize("state", list(TunnelState))
+def test_every_state_has_a_word_and_a_sign_and_no_colour(state: TunnelState) -> None:
+    for view in (Card(_changed(state=state), now=NOW), Table((_changed(state=state),), NOW)):
+        assert str(state) in view.plain()
+        assert f"{SIGNS[state]} {state}" in view.html()
+        assert not re.search(r"color:(?!inherit)|#[0-9a-f]{3}|rgb", view.html())
+
+
+def test_html_is_escaped() -> None:
+    evil = "<script>alert(1)</script>"
+    fault = Fault("ForwardError", "EFORWARD", evil, evil, evil)
+    snapshot = _changed(route=(evil,), connect=evil, error=fault, notes=(evil,), log=evil, name=evil)
+    for view in (
+        Card(snapshot, (evil,), (evil,), (evil,), now=NOW),
+        Table((snapshot,), NOW),
+        Progress((snapshot,), NOW),
+    ):
+        assert "<script" not in view.html()
+        assert evil in _text(view.html())
+
+
+def test_text_and_html_say_the_same() -> None:
+    card = Card(READY, ("pg", "pg_dsn"), ("PGHOST",), ("a remark",), now=NOW)
+    words = _text(card.html()).replace(SIGNS[TunnelState.READY], "").split()
+    assert words == card.plain().split()
+
+
+def test_several_cards_are_one_bundle() -> None:
+    cards = Cards((Card(READY, now=NOW), Card(_changed(name="cache"), now=NOW)))
+    bundle = cards._repr_mimebundle_()
+    assert set(bundle) == {"text/plain", "text/html"}
+    assert [line.split()[0] for line in bundle["text/plain"].splitlines()] == ["pg", "cache"]
+
+
+def test_table_has_counters_uptime_errors_and_log() -> None:
+    fault = Fault("LostError", "ECONNRESET", "the link was lost", "bastion", "it comes back by itself")
+    counters = Counters(2, 1, 7, 10, 2_500_000, 0, 3)
+    lost = _changed(name="cache", state=TunnelState.RECONNECTING, error=fault, counters=counters, log="/x/engine.log")
+    lines = Table((READY, lost), NOW).plain().splitlines()
+    assert lines[0].split() == ["name", "state", "way", "up", "clients", "sent", "received", "reconnects"]
+    assert "2 + 1 waiting of 7" in lines[2]
+    assert "2.5 MB" in lines[2]
+    assert "12 min" in lines[1]
+    assert lines[3] == "cache: ECONNRESET bastion: the link was lost. it comes back by itself"
+    assert lines[4] == "cache: log /x/engine.log"
+
+
+def test_empty_table_says_so() -> None:
+    assert Table(()).plain().startswith("no tunnels")
+    assert "no tunnels" in Table(()).html()
+
+
+def test_progress_says_the_step_and_for_how_long() -> None:
+    steps = (Step("ssh", 0.52, "ok"), Step("target"))
+    opening = _changed(state=TunnelState.OPENING, listen="", steps=steps, step_since=NOW - 3.2)
+    assert Progress((opening,), NOW).plain() == "pg  opening  bastion -> pg.vpc:5432  ssh 0.5 s, target for 3 s..."
+
+
+def test_port_of_the_target_itself_is_written_out() -> None:
+    assert way(_changed(connect=":5432")) == "127.0.0.1:5432 -> bastion -> localhost:5432"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min"),
+        (720, "12 min"),
+        (3600, "1 h"),
+        (11100, "3 h 5 min"),
+        (90000, "1 d 1 h"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (9_960, "10 kB"), (999_600, "1.0 MB"), (5 * 10**12, "5.0 TB")],
+)
+def test_sizes(count: int, text: str) -> None:
+    assert size(count) == text
