@@ -92,11 +92,26 @@ class ForwardError(Exception):
         """IPython's hook: the error is one line when it is raised, and a full traceback for `%tb` after it."""
         # Raised anew (a tunnel's last error, say) it has another traceback, and is one line again.
         if self._shown is not None and self._shown is self.__traceback__:
-            import traceback
-
-            return [line.rstrip("\n") for line in traceback.format_exception(self)]
+            return full_traceback(self)
         self._shown = self.__traceback__
         return [str(self)]
+
+
+def full_traceback(error: BaseException) -> list[str]:
+    """What `%tb` shows of an error of ours: the traceback with its causes, from the magic on.
+
+    The frames before a magic quote the cell's own line, and a mistyped line may hold a password.
+    """
+    import traceback
+
+    shown = traceback.TracebackException.from_exception(error)
+    part: traceback.TracebackException | None = shown
+    while part is not None:
+        names = [frame.name for frame in part.stack]
+        magic = max((names.index(name) for name in ("run_line_magic", "run_cell_magic") if name in names), default=-1)
+        del part.stack[: magic + 1]
+        part = part.__cause__ or (None if part.__suppress_context__ else part.__context__)
+    return [line.rstrip("\n") for line in shown.format()]
 
 
 def _rebuild(kind: type[ForwardError], message: str, hop: str, hint: str) -> ForwardError:

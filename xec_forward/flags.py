@@ -21,7 +21,7 @@ from .source import SOURCE_FORMS
 from .spec import check_name
 from .words import holds_password, quote
 
-__all__ = ["FLAGS", "Flag", "Section", "read_value", "unknown"]
+__all__ = ["FLAGS", "Flag", "Section", "duration", "read_value", "unknown"]
 
 Section = type[SshTarget] | type[TunnelOptions] | type[Service]
 
@@ -65,6 +65,7 @@ _KINDS: dict[object, type] = {
     str: str,
     bool: bool,
     float: float,
+    int: int,
     int | None: int,
     float | None: float,
     tuple[str, ...]: tuple,
@@ -127,6 +128,8 @@ def read_value(flag: Flag, spelling: str, text: str) -> object:
 
 
 def _number(flag: Flag, spelling: str, text: str) -> int | float:
+    if flag.metavar == "D":
+        return duration(text, spelling)
     whole = flag.kind is int
     pattern = r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
     wanted = "a whole number" if whole else "a number of seconds"
@@ -135,6 +138,25 @@ def _number(flag: Flag, spelling: str, text: str) -> int | float:
         default = {"PORT": "22", "N": "3"}.get(flag.metavar, "30")
         raise SpecError(f"{spelling} {quote(text)}: {wanted} {limits} is expected", hint=f"Write {spelling} {default}")
     return int(text) if whole else float(text)
+
+
+def duration(text: str, what: str) -> float:
+    """Seconds from `90`, `90s`, `10m`, `1h30m`, `2d`.
+
+    Args:
+        text: as typed.
+        what: the option, for the error.
+
+    Raises:
+        SpecError: it is no duration.
+    """
+    found = _DURATION.fullmatch(text)
+    if not found or not text:
+        raise SpecError(f"{what} {quote(text)}: a duration is expected", hint=f"Write {what} 90s, 10m or 1h30m")
+    return sum(float(count) * unit for count, unit in zip(found.groups("0"), (86400, 3600, 60, 1), strict=True))
+
+
+_DURATION = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,5})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d{1,3})?)s?)?")
 
 
 def _template(spelling: str, text: str) -> str:

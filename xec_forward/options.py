@@ -83,6 +83,12 @@ class TunnelOptions:
     no_check: bool = option(False, "do not try the far service while opening")
     hold: float = option(30.0, "seconds a client is held while the link is down; 30 unless told", metavar="S")
     timeout: float = option(30.0, "seconds the opening may take; 30 unless told", metavar="S", least=0.1)
+    lazy: bool = option(False, "listen at once, dial when the first client comes")
+    ttl: float = option(0.0, "close after this time: 90, 90s, 10m, 1h30m; 0 for never", metavar="D")
+    idle: float = option(0.0, "close after this time without a client; 0 for never", metavar="D")
+    max_connections: int = option(0, "the most clients at once; 0 for any number", metavar="N")
+    socks_user: str = option("", "ask the clients of a SOCKS proxy for this name and a password", metavar="NAME")
+    socks_password: str = option("", "where that password comes from", metavar="SOURCE")
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def test_default_name_is_the_far_hosts_and_overwrites_nothing(
     second = kernel.run(f"%forward bastion 0:{bastion.far()}:{services.reply}").ok()
     assert second.displays[0].text.startswith("pg_2  ready")
     assert "this one is pg_2" in second.displays[0].text
-    kernel.run("bastion_%d = 'mine'" % services.source).ok()
+    kernel.run(f"bastion_{services.source} = 'mine'").ok()
     third = kernel.run(f"%forward bastion 0:127.0.0.1:{services.source}").ok()
     assert third.displays[0].text.startswith(f"bastion_{services.source}_2  ready")
     assert kernel.value(f"(pg.state, pg_2.state, bastion_{services.source})") == ("ready", "ready", "mine")

@@ -10,6 +10,7 @@ Every wait has a deadline. The kernel talks over unix sockets in its folder, so 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import re
@@ -140,10 +141,11 @@ class Kernel:
 
     def __enter__(self) -> Kernel:
         self.manager.start_kernel(env=self.env, cwd=str(self.folder), stdout=self._log, stderr=self._log)
-        self._connect()
+        self.connect()
         return self
 
-    def _connect(self) -> None:
+    def connect(self) -> None:
+        """Connect to the kernel that the manager has started."""
         client = self.manager.client()
         assert isinstance(client, BlockingKernelClient)
         self.client = client
@@ -192,7 +194,7 @@ class Kernel:
         """In order; the same handle then drives the new one."""
         self.client.stop_channels()
         self.manager.restart_kernel(now=False)
-        self._connect()
+        self.connect()
 
     def wait_ended(self, within: float = ENDS_WITHIN) -> None:
         """Wait until its process is gone."""
@@ -217,11 +219,11 @@ class Kernel:
         return Running(self, message, list(answers or ()))
 
     def value(self, expression: str, timeout: float = 30.0) -> Any:
-        """The value of an expression, by way of its repr."""
-        import ast
-
-        done = self.run(f"print('\\x02' + repr({expression}) + '\\x03')", timeout).ok()
-        return ast.literal_eval(done.stdout.partition("\x02")[2].partition("\x03")[0])
+        """The value of an expression, by way of JSON (an outermost tuple stays one)."""
+        code = f"__import__('json').dumps((lambda v: [isinstance(v, tuple), v])({expression}))"
+        done = self.run(f"print('\\x02' + {code} + '\\x03')", timeout).ok()
+        is_tuple, value = json.loads(done.stdout.partition("\x02")[2].partition("\x03")[0])
+        return tuple(value) if is_tuple else value
 
 
 class Running:

@@ -71,7 +71,7 @@ def test_explicit_name_replaces_nothing_but_our_kind_without_force(shell: Intera
     shell.user_ns["pg_dsn"] = DSN
     namespace.require("pg", force=False)
     shell.user_ns["pg_dsn"] = "text"
-    with pytest.raises(ConfigError, match="pg_dsn holds an object of type str.*--force"):
+    with pytest.raises(ConfigError, match=r"pg_dsn holds an object of type str.*--force"):
         namespace.require("pg", force=False)
     namespace.require("pg", force=True)
 

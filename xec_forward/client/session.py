@@ -335,7 +335,7 @@ class Session:
                     if message.snapshot.state.ended:
                         return  # an opening that failed: what became of it says the call's answer
                 snapshot = message.snapshot
-                self._work.put(lambda: tunnel.follow(snapshot))
+                self._work.put(lambda: self._follow(tunnel, snapshot))
             case Ask():
                 call = self._calls.get(message.call)
                 if call is not None:
@@ -346,6 +346,11 @@ class Session:
                     self._work.put(lambda: self._answer_unattended(message))
 
     # ---- the handler thread ----
+
+    def _follow(self, tunnel: Tunnel, snapshot: Snapshot) -> None:
+        tunnel.follow(snapshot)
+        if snapshot.state.ended:
+            self.forget(tunnel)
 
     def _handle(self) -> None:
         while True:

@@ -26,7 +26,8 @@ class Manager:
         self._neighbours = neighbours
         self._pool = Pool()
         binder = Binder(self._name_of_port, neighbours.holder)
-        self._house = House(self._pool, binder, asker, report, self._route, log)
+        self._house = House(self._pool, binder, asker, report, self._route, self._expired, log)
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self, request: Open) -> Snapshot:
         """Open a tunnel; returns when it is ready. Cancelled or failed, it leaves nothing behind."""
@@ -76,6 +77,12 @@ class Manager:
         await tunnel.close(grace)
         self._tunnels.pop(tunnel.request.tunnel, None)
         self._publish()
+
+    def _expired(self, tunnel: Tunnel) -> None:
+        """A tunnel's own time is over."""
+        task = asyncio.get_running_loop().create_task(self._drop(tunnel, grace=2.0))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
 
     def _route(self, request: Open) -> tuple[Hashable, Dial]:
         """What identifies the link a request wants, and how to dial it."""

@@ -1,53 +1,23 @@
-"""The clients of one tunnel, spliced to channels of its link.
+"""The clients of one tunnel: parked, spliced to channels of its link, turned away, ended together.
 
-The rules, for each client:
-
-    arrives        it waits ("parked", up to `hold` seconds) until the relay has a link; its first chunk is kept and
-                   its reading paused, so that a waiting client costs at most one chunk of memory
-    spliced        two independent pumps; each side's full buffer pauses the reading of the other (back-pressure)
-    half-close     the end of one direction is passed on and the other goes on, as the link's `half_close` allows
-    ends in order  when both directions have ended, or the channel closed in order: what was received is delivered
-    breaks         link lost, channel broken, hold over, tunnel closed: the client is reset (RST), because an EOF
-                   would pass for a complete answer
-
-SO_LINGER 0 is set when the client arrives and cleared only by an orderly end: even a killed engine resets its
-clients. Unix sockets have no reset; they end with EOF. What happens to one client touches no other.
+What happens to each client is told in `splice`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import struct
+import time
 from collections.abc import Callable
-from enum import Enum, auto
-from typing import cast
 
-from ..errors import ClosedError, DeadlineError, ForwardError, LostError
+from ..errors import ClosedError, DeadlineError, ForwardError, LimitError, LostError, NameNotFoundError, RefusedError
 from ..model import Counters
 from ..spec import Endpoint
-from .links.base import Channel, HalfClose, Link
-from .sock_diag import query
+from .links.base import Channel, ChannelProtocol, HalfClose, Link
+from .splice import Client, Far, Handshake, Phase
 
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-ORDERLY_CLOSE = struct.pack("ii", 0, 0)
-
-# A client is "moving" when bytes passed less than this many seconds ago.
-QUIET = 0.25
 # How often a parked client's socket is looked at; a paused transport notices no departure (uvloop, asyncio).
 DEPARTURE_CHECK = 1.0
-BUFFER_LIMIT = 256 * 1024
-# How long a client that is still sending is read (and ignored) after the far side has closed.
-DRAIN = 1.0
-
-
-class Phase(Enum):
-    """Where a client is in its life."""
-
-    PARKED = auto()
-    OPENING = auto()
-    SPLICED = auto()
-    ENDED = auto()
 
 
 class Relay:
@@ -58,6 +28,8 @@ class Relay:
         hold: seconds a client is parked.
         parked: called when a client begins to wait, so that the supervisor tries sooner.
         failed: called with the error when one client could not be served.
+        handshake: makes the talk in which a proxy's client says where it wants to go; without it all go to `connect`.
+        most: how many clients there may be at once, 0 for any number.
     """
 
     def __init__(
@@ -67,6 +39,8 @@ class Relay:
         *,
         parked: Callable[[], None],
         failed: Callable[[ForwardError], None],
+        handshake: Callable[[], Handshake] | None = None,
+        most: int = 0,
     ) -> None:
         self.connect = connect
         self.hold = hold
@@ -74,16 +48,62 @@ class Relay:
         self.refusal: ForwardError | None = None
         self.clients: set[Client] = set()
         self.clients_total = 0
+        self.last_client = time.time()  # when the last one came or went
         self.bytes_up = 0
         self.bytes_down = 0
         self.refused = 0
-        self.tell_parked = parked
+        self.handshake = handshake
+        self.most = most
         self.tell_failed = failed
+        self._tell_parked = parked
         self._watch: asyncio.Task[None] | None = None
+        self._connecting: set[asyncio.Task[None]] = set()
 
     def client(self) -> asyncio.Protocol:
         """The protocol factory of the listener."""
         return Client(self)
+
+    def accept(self, channel: Channel, half_close: HalfClose) -> ChannelProtocol:
+        """The far side opened a channel (remote forward): connect it to `connect` on this side."""
+        client = Client(self)
+        far = Far(client, half_close)
+        far.channel = channel
+        client.incoming = far
+        channel.pause_reading()
+        task = asyncio.get_running_loop().create_task(self._connect_near(far))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+        return far
+
+    async def _connect_near(self, far: Far) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            refusal = self.refuses()
+            if refusal is not None:
+                raise refusal
+            async with asyncio.timeout(self.hold):
+                if self.connect.path:
+                    await loop.create_unix_connection(lambda: far.client, self.connect.path)
+                else:
+                    host = self.connect.host or "localhost"
+                    await loop.create_connection(lambda: far.client, host, self.connect.port or 0)
+        except (OSError, ForwardError) as error:
+            self.refused += 1
+            far.channel.abort()
+            self.tell_failed(near_failure(error, self.connect))
+        except BaseException:
+            far.channel.abort()
+            raise
+        else:
+            far.channel.resume_reading()
+
+    def refuses(self) -> ForwardError | None:
+        """Why a new client is turned away, or None."""
+        if self.refusal is None and self.most and len(self.clients) > self.most:
+            return LimitError(
+                f"there are {self.most} clients already, the most allowed", hint="--max-connections N allows more"
+            )
+        return self.refusal
 
     def counters(self, reconnects: int = 0) -> Counters:
         """What went through so far."""
@@ -145,11 +165,13 @@ class Relay:
                 break
             await asyncio.sleep(0.05)
         self.abort(error)
-        if self._watch is not None:
-            self._watch.cancel()
+        for task in (self._watch, *self._connecting):
+            if task is not None:
+                task.cancel()
 
-    def watch_departures(self) -> None:
-        """Look for parked clients that have left, each second while there are any."""
+    def wait_for_link(self) -> None:
+        """A client waits: have the supervisor try sooner, and look each second whether the client has left."""
+        self._tell_parked()
         if self._watch is None or self._watch.done():
             self._watch = asyncio.get_running_loop().create_task(self._watch_departures())
 
@@ -161,285 +183,15 @@ class Relay:
                     client.reset(LostError("the client left"))
 
 
-class Client(asyncio.Protocol):
-    """One client: the near side (a transport of the listener), and the channel it is spliced to."""
-
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-        self._near: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
-        self._tcp = False
-        self.phase = Phase.PARKED
-        self._early: list[bytes] = []
-        self.near_eof = False
-        self._far: Far | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
-        self._drain: asyncio.TimerHandle | None = None
-        self._moved = 0.0
-        self._unsent = 0
-
-    # ---- the near side: called by the listener's transport ----
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are no subclasses of asyncio.Transport
-        near = self._near = cast(asyncio.Transport, transport)
-        sock: socket.socket = near.get_extra_info("socket")
-        self._socket = sock
-        self._tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
-        if self._tcp:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        near.set_write_buffer_limits(high=BUFFER_LIMIT)
-        relay = self._relay
-        self._moved = asyncio.get_running_loop().time()
-        relay.clients.add(self)
-        relay.clients_total += 1
-        if relay.refusal is not None:
-            relay.refused += 1
-            self.reset(relay.refusal)
-        else:
-            self._expiry = asyncio.get_running_loop().call_later(relay.hold, self._expire)
-            self.splice()
-
-    def data_received(self, data: bytes) -> None:
-        if self._far is not None and self.phase is Phase.SPLICED:
-            self._count_up(len(data))
-            self._far.channel.write(data)
-        elif self.phase is not Phase.ENDED:
-            # uvloop ignores a pause asked for in connection_made: pause at the first chunk.
-            self._early.append(data)
-            if self._near is not None:
-                self._near.pause_reading()
-
-    def eof_received(self) -> bool:
-        self.near_eof = True
-        if self.phase is Phase.ENDED:
-            return False
-        if self._far is not None and self.phase is Phase.SPLICED:
-            self._far.near_ended()
-        return True  # the transport stays open for what the far side still sends
-
-    def pause_writing(self) -> None:
-        if self._far is not None:
-            self._far.channel.pause_reading()
-
-    def resume_writing(self) -> None:
-        if self._far is not None:
-            self._far.channel.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._end()
-        self._relay.clients.discard(self)
-        if self._drain is not None:
-            self._drain.cancel()
-        if self._far is not None:
-            self._far.near_lost()
-
-    # ---- the splice ----
-
-    def splice(self) -> None:
-        """Open a channel if there is a link and none is being opened; else stay parked."""
-        relay = self._relay
-        if self.phase is not Phase.PARKED:
-            return
-        if relay.link is None:
-            relay.tell_parked()
-            relay.watch_departures()
-        elif self._early and self.departed():
-            self.reset(LostError("the client left"))
-        else:
-            self.phase = Phase.OPENING
-            self._opening = asyncio.get_running_loop().create_task(self._open(relay.link))
-
-    async def _open(self, link: Link) -> None:
-        relay = self._relay
-        far = Far(self, link.half_close)
-        peer = self._socket.getpeername() if self._tcp and self._socket is not None else ("", 0)
-        try:
-            channel = await link.open_channel(relay.connect, far, (peer[0], peer[1]))
-        except LostError:
-            # Nothing of this client has been sent yet: it waits for the next link.
-            if self.phase is Phase.OPENING:
-                self.phase = Phase.PARKED
-                if relay.link is not link:
-                    self.splice()
-            return
-        except ForwardError as error:
-            relay.refused += 1
-            relay.tell_failed(error)
-            self.reset(error)
-            return
-        if self.phase is not Phase.OPENING or self._near is None:
-            channel.abort()
-            return
-        if self._expiry is not None:
-            self._expiry.cancel()
-        far.channel = channel
-        self._far = far
-        self.phase = Phase.SPLICED
-        early, self._early = self._early, []
-        for data in early:
-            self._count_up(len(data))
-            channel.write(data)
-        if self.near_eof:
-            far.near_ended()
-        elif early and not far.paused:
-            self._near.resume_reading()
-
-    def departed(self) -> bool:
-        """Whether the client has fully closed its socket (a half-closed one still waits for its answer)."""
-        if not self._tcp or self._socket is None:
-            return False
-        try:
-            peer, own = self._socket.getpeername(), self._socket.getsockname()
-        except OSError:
-            return True
-        owner = query((peer[0], peer[1]), (own[0], own[1]))
-        return owner is not None and owner.inode == 0
-
-    # ---- ends ----
-
-    def moving(self, now: float) -> bool:
-        """Whether bytes passed a moment ago, or leave our buffer for a client that takes them."""
-        unsent = self._near.get_write_buffer_size() if self._near is not None else 0
-        if unsent != self._unsent:
-            self._unsent = unsent
-            self._moved = now
-        return self.phase in (Phase.SPLICED, Phase.ENDED) and now - self._moved < QUIET
-
-    def reset(self, error: ForwardError) -> None:
-        """End now; the client sees a reset (EOF on a unix socket)."""
-        self._end()
-        if self._near is not None:
-            if self._tcp and self._socket is not None and not self._near.is_closing():
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            self._near.abort()
-        if self._far is not None:
-            self._far.channel.abort()
-
-    def _expire(self) -> None:
-        if self.phase in (Phase.PARKED, Phase.OPENING):
-            relay = self._relay
-            relay.refused += 1
-            relay.tell_failed(
-                DeadlineError(
-                    f"a client waited {relay.hold:g} s and was reset",
-                    hint="--hold S lets clients wait longer",
-                )
-            )
-            self.reset(LostError("hold is over"))
-
-    def _end(self) -> None:
-        self.phase = Phase.ENDED
-        self._early.clear()
-        if self._expiry is not None:
-            self._expiry.cancel()
-        if self._opening is not None and self._opening is not asyncio.current_task():
-            self._opening.cancel()
-
-    # ---- called by the far side ----
-
-    def pause_reading(self) -> None:
-        if self._near is not None and not self._near.is_closing():
-            self._near.pause_reading()
-
-    def resume_reading(self) -> None:
-        if self._near is not None and not self._near.is_closing():
-            self._near.resume_reading()
-
-    def deliver(self, data: bytes) -> None:
-        """Bytes from the far side."""
-        relay = self._relay
-        if self._near is not None and self.phase is Phase.SPLICED:
-            relay.bytes_down += len(data)
-            self._moved = asyncio.get_running_loop().time()
-            self._near.write(data)
-
-    def far_ended(self) -> None:
-        """The far side sends no more; the near side may still."""
-        if self._near is None or self.phase is not Phase.SPLICED:
-            return
-        if self.near_eof:
-            self.finish()
-        elif self._near.can_write_eof():
-            self._near.write_eof()
-
-    def finish(self) -> None:
-        """End in order: what was received is delivered, then FIN.
-
-        A client that is still sending gets `DRAIN` seconds to take note: closing with its bytes unread would
-        reset it, and a reset may overtake the end of the answer (RFC 1122 section 4.2.2.13).
-        """
-        if self.phase is Phase.ENDED:
-            return
-        self._end()
-        if self._near is None or self._near.is_closing():
-            return
-        if self._tcp and self._socket is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY_CLOSE)
-        if self.near_eof or not self._near.can_write_eof():
-            self._near.close()
-        else:
-            self._near.write_eof()
-            self._near.resume_reading()
-            self._drain = asyncio.get_running_loop().call_later(DRAIN, self._near.close)
-
-    def _count_up(self, size: int) -> None:
-        self._relay.bytes_up += size
-        self._moved = asyncio.get_running_loop().time()
-
-
-class Far:
-    """The channel's side of a client: implements links.base.ChannelProtocol."""
-
-    channel: Channel
-
-    def __init__(self, client: Client, half_close: HalfClose) -> None:
-        self._client = client
-        self._half_close = half_close
-        self._ended = False
-        self._lost = False
-        self.paused = False
-
-    def data_received(self, data: bytes) -> None:
-        self._client.deliver(data)
-
-    def eof_received(self) -> None:
-        self._ended = True
-        if self._half_close is not HalfClose.NOW and self._client.near_eof:
-            self.channel.write_eof()
-        self._client.far_ended()
-
-    def pause_writing(self) -> None:
-        self.paused = True
-        self._client.pause_reading()
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self._client.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
-        if error is None:
-            self._client.finish()
-        else:
-            self._client.reset(
-                error if isinstance(error, ForwardError) else LostError(str(error) or "the link was lost")
-            )
-
-    def near_ended(self) -> None:
-        """The client half-closed its side."""
-        if self._half_close is HalfClose.NOW or (self._ended and self._half_close is HalfClose.DEFERRED):
-            self.channel.write_eof()
-        if self._ended:
-            self._client.finish()
-
-    def near_lost(self) -> None:
-        """The client's transport is gone."""
-        if self._lost:
-            return
-        if self._ended and self._client.near_eof:
-            self.channel.close()
-        else:
-            self.channel.abort()
+def near_failure(error: OSError | ForwardError, connect: Endpoint) -> ForwardError:
+    """Why a service on this side could not be reached, in our words."""
+    if isinstance(error, ForwardError):
+        return error
+    hop = str(connect)
+    if isinstance(error, ConnectionRefusedError | FileNotFoundError):
+        return RefusedError("nobody listens there, on this side", hop=hop, hint="Start the service")
+    if isinstance(error, TimeoutError):
+        return DeadlineError("no answer, on this side", hop=hop)
+    if isinstance(error, socket.gaierror):
+        return NameNotFoundError("the name does not resolve, on this side", hop=hop)
+    return LostError(f"cannot connect, on this side: {error.strerror or error}", hop=hop)

@@ -1,4 +1,4 @@
-"""One tunnel: a listener that stays, links that come and go, and the supervisor that moves its state.
+"""One tunnel: a front that stays, links that come and go, and the supervisor that moves its state.
 
 The supervisor is one task and the only one that changes the state. It binds, dials, checks the far service,
 and then waits for the link to be lost, and dials again with the port held. Whoever opened the tunnel waits for
@@ -24,21 +24,27 @@ from ..errors import (
     EngineError,
     ForwardError,
     HostKeyError,
+    LimitError,
+    LostError,
 )
 from ..model import Changed, Fault, Health, Open, Snapshot, Stage, TunnelState
 from ..services import scheme_for_port
-from ..spec import Endpoint
+from ..spec import Endpoint, Kind
+from .front import Front, LocalFront, RemoteFront
 from .health import Probe
 from .links.base import Dial, Link, Unanswered
 from .links.pool import Lease, Pool
-from .listener import Binder, Listener
+from .listener import Binder
 from .opening import Asker, CallOpening
 from .relay import Relay
+from .splice import Handshake
 
 FIRST_DELAY = 0.5
 LONGEST_DELAY = 30.0
 # The pause between tries while a client waits.
 EAGER_DELAY = 0.25
+# How often a degraded tunnel tries to be whole again, seconds.
+MEND_INTERVAL = 5.0
 # Counters are reported at most this often, seconds.
 REPORT_INTERVAL = 0.5
 # Errors that another try will not mend.
@@ -63,6 +69,7 @@ class House:
     asker: Asker
     report: Callable[[Changed], None]
     route: Callable[[Open], tuple[Hashable, Dial]]
+    expired: Callable[[Tunnel], None]
     log: str
 
 
@@ -74,33 +81,54 @@ class Tunnel:
         self._house = house
         self._state = TunnelState.IDLE
         self._since = time.time()
+        self._born = time.time()
         self._opened_at = 0.0
         self._error: Fault | None = None
         self._route: tuple[str, ...] = (request.target.host,)
         self._notes: list[str] = []
         self._reconnects = 0
         self._opening = CallOpening(request.call, house.asker, self._tell)
-        self._listener: Listener | None = None
         self._lease: Lease | None = None
         self._key, self._dialler = house.route(request)
         # What the login learned (a passphrase) stays usable for the next dial while this tunnel lives.
         self._keep = house.pool.keep(self._key)
         self._connect = request.forward.connect or Endpoint()
-        self._relay = Relay(self._connect, request.options.hold, parked=self._hurry, failed=self._client_failed)
+        self._credentials: tuple[str, str] | None = None
         self._wake = asyncio.Event()
         self._again = asyncio.Event()
+        self._front = self._make_front()
         self._reported: Snapshot | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise(), name=f"tunnel {request.name}")
 
+    def _make_front(self) -> Front:
+        forward, options = self.request.forward, self.request.options
+        relay = Relay(
+            self._connect,
+            options.hold,
+            parked=self._wake.set,
+            failed=self._client_failed,
+            handshake=self._handshake if forward.kind is Kind.DYNAMIC else None,
+            most=options.max_connections,
+        )
+        if forward.kind is Kind.REMOTE:
+            return RemoteFront(forward, options, relay)
+        return LocalFront(forward, options, relay, self._house.binder)
+
+    def _handshake(self) -> Handshake:
+        from . import socks
+
+        return socks.Handshake(self._credentials)
+
     # ---- what others see ----
 
     @property
     def port(self) -> int:
-        """The bound port, 0 where there is none."""
-        return self._listener.port if self._listener is not None else 0
+        """The port bound on this side, 0 where there is none."""
+        bound = self._front.bound
+        return bound.port or 0 if bound is not None and self.request.forward.kind is not Kind.REMOTE else 0
 
     @property
     def name(self) -> str:
@@ -108,26 +136,29 @@ class Tunnel:
 
     def snapshot(self) -> Snapshot:
         """What a user may see of this tunnel now."""
-        listener = self._listener
+        bound = self._front.bound
+        near, far = bound or Endpoint(), self._connect
+        if self.request.forward.kind is Kind.REMOTE:
+            near, far = far, near
         return Snapshot(
             tunnel=self.request.tunnel,
             name=self.request.name,
             kind=self.request.forward.kind,
             state=self._state,
             route=self._route,
-            listen=str(listener) if listener is not None else "",
-            local_host=listener.host if listener is not None else "",
-            local_port=listener.port if listener is not None else 0,
-            connect=str(self._connect),
-            remote_host=self._connect.host,
-            remote_port=self._connect.port or 0,
+            listen=str(bound) if bound is not None else "",
+            local_host=near.host,
+            local_port=near.port or 0,
+            connect=str(self._connect) if self.request.forward.connect is not None else "",
+            remote_host=far.host,
+            remote_port=far.port or 0,
             since=self._since,
             opened=self._opened_at,
             steps=tuple(self._opening.steps),
             step_since=self._opening.step_since,
-            counters=self._relay.counters(self._reconnects),
+            counters=self._front.relay.counters(self._reconnects),
             error=self._error,
-            notes=tuple(self._notes),
+            notes=(*self._front.notes, *self._notes),
             log=self._house.log,
             serial=time.monotonic_ns(),
         )
@@ -153,14 +184,21 @@ class Tunnel:
         self._error = Fault.of(error)
         self._tell("error")
 
-    def _hurry(self) -> None:
-        """A client waits: try sooner."""
-        self._wake.set()
-
     async def _tick(self) -> None:
+        """Report what changed, and end when the tunnel's own time is over."""
+        options, relay = self.request.options, self._front.relay
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             self._tell()
+            now = time.time()
+            if options.ttl and now - self._born >= options.ttl:
+                self._expire(f"its ttl of {options.ttl:g} s is over")
+            elif options.idle and not relay.clients and now - relay.last_client >= options.idle:
+                self._expire(f"it had no client for {options.idle:g} s")
+
+    def _expire(self, why: str) -> None:
+        self._error = Fault.of(LimitError(f"closed, because {why}", hop=self.name, hint="Open it again"))
+        self._house.expired(self)
 
     # ---- the supervisor ----
 
@@ -181,42 +219,68 @@ class Tunnel:
             await self._stay_linked()
         except Exception as caught:
             error = _unforeseen(caught)
-            self._relay.refuse(error)
+            self._front.relay.refuse(error)
             self._move(TunnelState.FAILED, "error", error)
 
     async def _stay_linked(self) -> None:
         """Wait for the link to be lost, dial again; for ever."""
         while True:
             if self._lease is not None:
-                # shielded: the future belongs to all tunnels on this link
-                error = await asyncio.shield(self._lease.link.lost)
-                self._relay.detach(error)
+                error = await self._lost(self._lease.link)
+                self._front.detach(error)
                 self._lease.release()
                 self._lease = None
                 self._reconnects += 1
                 self._again.clear()
-                self._move(TunnelState.RECONNECTING, "reconnecting", error)
+                if not self.request.options.lazy:
+                    self._move(TunnelState.RECONNECTING, "reconnecting", error)
+            if self.request.options.lazy and not self._front.relay.parked_clients:
+                self._move(TunnelState.IDLE)
+                await self._first_client()
             await self._redial()
 
+    async def _lost(self, link: Link) -> ForwardError:
+        """The reason, once the link is gone; a degraded tunnel tries meanwhile to be whole again."""
+        # shielded: the future belongs to all tunnels on this link
+        lost = asyncio.shield(link.lost)
+        while self._state is TunnelState.DEGRADED:
+            done, _ = await asyncio.wait([lost], timeout=MEND_INTERVAL)
+            if done:
+                break
+            await self._attach(link, "ready")
+        return await lost
+
+    async def _first_client(self) -> None:
+        """A lazy tunnel dials when somebody comes."""
+        self._wake.clear()
+        while not self._front.relay.parked_clients and not self._again.is_set():
+            await self._wake.wait()
+            self._wake.clear()
+        self._again.clear()
+        self._move(TunnelState.OPENING if not self._opened_at else TunnelState.RECONNECTING)
+
     async def _open(self) -> None:
-        """Bind, dial, check: from opening to ready."""
+        """Bind, dial, check: from opening to ready (idle where it is lazy)."""
         options = self.request.options
         self._move(TunnelState.OPENING)
         try:
             async with asyncio.timeout(options.timeout) as deadline:
                 self._opening.limit(deadline)
-                self._listener = await self._house.binder.bind(
-                    self.request.forward.listen, self.request.forward.connect, options
-                )
-                self._notes.extend(self._listener.notes)
-                if self.request.reopen:
+                await self._front.bind()
+                if options.socks_user:
+                    secret = await self._ask_socks_password()
+                    self._credentials = (options.socks_user, secret)
+                if self.request.reopen or options.lazy:
                     # The port first: clients of the tunnel that was may already be knocking.
-                    await self._listener.serve(self._relay.client)
-                    self._move(TunnelState.RECONNECTING, "reconnecting")
+                    await self._front.serve()
+                    if self.request.reopen:
+                        self._move(TunnelState.RECONNECTING, "reconnecting")
                     return
                 link = await self._dial()
                 if not options.no_check:
                     await self._check_far(link)
+                await self._front.serve()
+                await self._front.attach(link)
         except TimeoutError:
             step = self._opening.current or next((step.name for step in reversed(self._opening.steps)), "start")
             raise DeadlineError(
@@ -224,8 +288,17 @@ class Tunnel:
                 hop=self.request.target.host,
                 hint="--timeout S allows more time",
             ) from None
-        await self._listener.serve(self._relay.client)
-        self._attach(link, "ready")
+        self._ready("ready")
+
+    async def _ask_socks_password(self) -> str:
+        try:
+            return await self._opening.ask(
+                "socks-password", source=self.request.options.socks_password, prompt="Password for the SOCKS proxy: "
+            )
+        except Unanswered as error:
+            raise ConfigError(
+                f"no password for the SOCKS proxy: {error}", hint="--socks-password SOURCE says where it is"
+            ) from error
 
     async def _dial(self) -> Link:
         self._lease = await self._house.pool.acquire(self._key, self._dialler, self._opening)
@@ -233,6 +306,8 @@ class Tunnel:
         return self._lease.link
 
     async def _check_far(self, link: Link) -> None:
+        if self.request.forward.kind is not Kind.LOCAL:
+            return
         scheme = self.request.scheme or scheme_for_port(self._connect.port or 0)
         async with Probe(self._connect, scheme) as probe:
             with self._opening.step("target"):
@@ -245,9 +320,18 @@ class Tunnel:
             if outcome != "ok":
                 self._notes.append(f"{self._connect} {outcome}")
 
-    def _attach(self, link: Link, event: str) -> None:
-        self._relay.park()
-        self._relay.attach(link)
+    async def _attach(self, link: Link, event: str) -> None:
+        """Have the front work over this link; degraded, with the reason, where it cannot (yet)."""
+        try:
+            await self._front.attach(link)
+        except LostError:
+            return  # `link.lost` is on its way
+        except ForwardError as error:
+            self._move(TunnelState.DEGRADED, "degraded" if self._state is not TunnelState.DEGRADED else "", error)
+        else:
+            self._ready(event)
+
+    def _ready(self, event: str) -> None:
         if not self._opened_at:
             self._opened_at = time.time()
         self._move(TunnelState.READY, event)
@@ -266,17 +350,18 @@ class Tunnel:
                 )
             except FINAL as final:
                 person = isinstance(final.__cause__, Unanswered) and final.__cause__.person
-                self._relay.refuse(final)
+                self._front.relay.refuse(final)
                 self._move(TunnelState.WAITING if person else TunnelState.FAILED, "error", final)
                 await self._again.wait()
                 self._again.clear()
-                self._relay.park()
+                self._front.relay.park()
                 self._move(TunnelState.RECONNECTING, "reconnecting")
                 continue
             except ForwardError as caught:
                 error = caught
             else:
-                self._attach(link, "reconnected")
+                self._front.relay.park()
+                await self._attach(link, "reconnected" if self._opened_at else "ready")
                 return
             self._error = Fault.of(error)
             self._tell()
@@ -291,7 +376,7 @@ class Tunnel:
         end = start + delay * random.uniform(0.7, 1.0)
         while loop.time() < end and not self._again.is_set():
             self._wake.clear()
-            if self._relay.parked_clients:
+            if self._front.relay.parked_clients:
                 end = min(end, start + EAGER_DELAY)
             try:
                 async with asyncio.timeout(max(0.0, end - loop.time())):
@@ -305,9 +390,7 @@ class Tunnel:
         if self._lease is not None:
             self._lease.release()
             self._lease = None
-        if self._listener is not None:
-            await self._listener.close()
-            self._listener = None
+        await self._front.unbind()
 
     # ---- requests ----
 
@@ -322,11 +405,10 @@ class Tunnel:
         if self._ticker is not None:
             self._ticker.cancel()
         await asyncio.wait([self._supervisor])
-        if self._state is not TunnelState.FAILED or self._listener is not None:
+        if self._front.bound is not None:
             self._move(TunnelState.CLOSING)
-        if self._listener is not None:
-            await self._listener.close()
-        await self._relay.close(grace)
+        await self._front.unbind()
+        await self._front.relay.close(grace)
         if self._lease is not None:
             self._lease.release()
             self._lease = None
@@ -353,13 +435,15 @@ class Tunnel:
 
     async def check(self) -> Health:
         """Look at each stage: listener, link, target, and the protocol's hello where the scheme is known."""
-        stages = [Stage("listener", 0.0 if self._listener is not None else None)]
+        stages = [Stage("listener", 0.0 if self._front.bound is not None else None)]
         if self._lease is None:
             return Health(False, (*stages, Stage("link", None, self._state)), self._error)
         link = self._lease.link
         try:
             async with asyncio.timeout(self.request.options.timeout):
                 stages.append(Stage("link", round(await link.round_trip() * 1000, 3)))
+                if self.request.forward.kind is not Kind.LOCAL:
+                    return Health(self._state is TunnelState.READY, tuple(stages), self._error)
                 scheme = self.request.scheme or scheme_for_port(self._connect.port or 0)
                 async with Probe(self._connect, scheme) as probe:
                     start = time.monotonic()

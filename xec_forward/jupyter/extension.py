@@ -56,6 +56,7 @@ def unload(shell: InteractiveShell) -> None:
         elif module in sys.modules:
             formatter.type_printers.pop(getattr(sys.modules[module], name), None)
     if _SESSION in sys.modules:
+        # (waits for an import that the warm-up thread is in the middle of)
         from ..client.session import current
         from ..client.watcher import ScriptWatcher
 
@@ -96,8 +97,10 @@ def _notice(shell: InteractiveShell, text: str) -> None:
 
 def _stop() -> None:
     """End the engine, if there is one. May be on the kernel's control thread."""
-    if _SESSION in sys.modules:
-        sys.modules[_SESSION].current().stop()
+    # Half imported by the warm-up thread it has no engine yet; one started after this ends with the kernel's pipe.
+    current = getattr(sys.modules.get(_SESSION), "current", None)
+    if current is not None:
+        current().stop()
 
 
 def _wrap_shutdown(kernel: Any) -> None:

@@ -5,7 +5,6 @@ Nothing but IPython is imported with this module: `%load_ext` is to be quick, an
 
 from __future__ import annotations
 
-import difflib
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,9 +38,9 @@ class Interrupted(KeyboardInterrupt):
 
     def _render_traceback_(self) -> list[str]:
         if self._shown is not None and self._shown is self.__traceback__:
-            import traceback
+            from ..errors import full_traceback
 
-            return [line.rstrip("\n") for line in traceback.format_exception(self)]
+            return full_traceback(self)
         self._shown = self.__traceback__
         return [str(self)]
 
@@ -56,7 +55,6 @@ class ForwardMagics(Magics):
         self._opened: Openings | None = None
         self._shown: set[int] = set()
 
-    # Types are left out of the signature that IPython calls: `%forward?` shows it.
     @needs_local_scope
     @no_var_expand
     @line_cell_magic
@@ -203,13 +201,17 @@ class ForwardMagics(Magics):
 
     def _named(self, name: str) -> list[Tunnel]:
         """The tunnels of that name: one, or a group's. Raises ConfigError."""
+        import difflib
+
         from ..errors import ConfigError
 
         session = self._session()
         group = self._openings().groups.get(name)
         found = [tunnel for tunnel in session.tunnels.values() if tunnel.name == name]
-        if found or group is not None:
-            return found or [tunnel for tunnel in group.values() if not tunnel.state.ended] if group else found
+        if not found and group is not None:
+            found = [tunnel for tunnel in group.values() if not tunnel.state.ended]
+        if found:
+            return found
         known = [*(tunnel.name for tunnel in session.tunnels.values()), *self._openings().groups]
         near = difflib.get_close_matches(name, known, n=3)
         if near:

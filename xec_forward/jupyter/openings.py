@@ -14,6 +14,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ..client.group import ForwardGroup
+from ..client.reconnecting import reconnect_all
 from ..client.session import Session, current
 from ..client.targets import prepare_tunnel
 from ..client.tunnel import Tunnel
@@ -157,8 +158,16 @@ class Openings:
             for source in line.sources.values():
                 session.sources.add(source)
         session.close([tunnel for plan in plans for tunnel in plan.replaces])
-        errors = self._open(session, [plan for plan in plans if plan.reuse is None], watcher)
-        cards = [self._finish(plan, errors) for plan in plans]
+        waiting = [plan.reuse.tunnel for plan in plans if plan.reuse and plan.reuse.tunnel.state is TunnelState.WAITING]
+        if waiting:
+            # For a person to answer; here is one, perhaps.
+            reconnect_all(session, waiting, watcher)
+        try:
+            errors = self._open(session, [plan for plan in plans if plan.reuse is None], watcher)
+            cards = [self._finish(plan, errors) for plan in plans]
+        except KeyboardInterrupt:
+            session.close([plan.tunnel for plan in plans if plan.tunnel is not None])
+            raise
         if errors and len(errors) == len(plans):
             session.close([plan.tunnel for plan in plans if plan.tunnel is not None])
             raise next(iter(errors.values()))
@@ -270,8 +279,9 @@ class Openings:
                 if plan.reuse is None:
                     opened.tunnel.close()
                 errors[id(plan)] = error
-        if id(plan) in errors:
-            opened.remarks = (*plan.wanted.notes, "run the line again, or --reconnect, once it is mended")
+                opened.remarks = (str(error),)
+        elif opened.tunnel.state is TunnelState.FAILED:
+            opened.remarks = ("run the line again, or --reconnect, once it is mended",)
         return opened.card(reused=plan.reuse is not None, fresh=plan.reuse is None)
 
     def _inject(self, opened: Opened) -> None:

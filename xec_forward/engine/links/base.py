@@ -19,7 +19,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from typing import Protocol
 
-from ...errors import ForwardError
+from ...errors import ConfigError, ForwardError
 from ...spec import Endpoint
 
 
@@ -56,6 +56,26 @@ class Channel(Protocol):
         """End now; what was not sent is dropped."""
 
 
+# Told of a channel that the far side opened, and of its link's half-close; answers with the channel's protocol.
+Accept = Callable[["Channel", HalfClose], ChannelProtocol]
+
+
+class RemoteListener(ABC):
+    """A port (or unix socket) that the target listens on for us.
+
+    Attributes:
+        listen: where it listens, with the port the server chose where 0 was asked for.
+        remark: what the user should know, such as an interface narrower than the one asked for; or "".
+    """
+
+    listen: Endpoint
+    remark: str = ""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Have the target stop listening; idempotent. Channels that are open stay."""
+
+
 class Link(ABC):
     """A live transport to a target.
 
@@ -86,6 +106,20 @@ class Link(ABC):
         Raises:
             RefusedError, NameNotFoundError, UnreachableError, DeadlineError, ProhibitedError, LostError.
         """
+
+    async def listen(self, listen: Endpoint, accept: Accept, *, wide: bool = False) -> RemoteListener:
+        """Have the target listen for us.
+
+        Args:
+            listen: host "" means the target's loopback, or every interface where `wide`; port 0 or None any port.
+            accept: called for each channel that comes.
+            wide: ask for an interface that other machines can reach.
+
+        Raises:
+            ProhibitedError: the target does not listen for us (it does not say whether the port is taken).
+            ConfigError: this kind of link cannot do it. LostError.
+        """
+        raise ConfigError("this kind of target cannot listen for us", hop=self.route[-1])
 
     @abstractmethod
     async def round_trip(self) -> float:

@@ -167,7 +167,8 @@ class _Flight:
                 waiter.opening.ask(kind, source=source, prompt=prompt, echo=echo)
             )
             try:
-                await asyncio.wait([question, waiter.left], return_when=asyncio.FIRST_COMPLETED)
+                either: list[asyncio.Future[Any]] = [question, waiter.left]
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
                 if question.done() and not question.cancelled():
                     return question.result()
             except Unanswered as caught:
@@ -253,7 +254,7 @@ class Pool:
             for task in self._tasks:
                 task.cancel()
             await asyncio.wait(list(self._tasks), timeout=0.5)
-        for entry in self._entries.values():
+        for entry in list(self._entries.values()):
             entry.memory.forget()
 
     # who wants what

@@ -1,7 +1,8 @@
 """The SSH link. `identity` says what makes two links the same, `dial` makes one; the rest is how.
 
     config.py            what ssh_config says about a target
-    connection.py        the link, and how it is dialled over its hops
+    link.py              the link: its channels, its end
+    connection.py        how it is dialled, over its hops
     known_hosts.py       may we trust this host key?
     authentication.py    keys, agent, passphrases, passwords
     stream.py            one channel
@@ -12,6 +13,7 @@ asyncssh is imported here and nowhere else, and never on the kernel's side.
 """
 
 from .config import identity
-from .connection import SshLink, dial
+from .connection import dial
+from .link import SshLink
 
 __all__ = ["SshLink", "dial", "identity"]

@@ -107,10 +107,10 @@ class Login:
         if plan[tries] == "memory":
             answer = self._memory["password"]
         elif source:
-            answer = await self._ask("password", source=source)
+            answer = await self._ask("password", "a password is needed", source=source)
         else:
             where = f"{self._resolved.username}@{self._resolved.host}"
-            answer = await self._ask("password", prompt=prompt or f"{where}'s password: ")
+            answer = await self._ask("password", "a password is needed", prompt=prompt or f"{where}'s password: ")
         if answer is not None:
             self._password = answer
             self._note_tried("the password")
@@ -124,7 +124,8 @@ class Login:
             if "password" in prompt.lower() and not echo:
                 answer = await self.password("keyboard-interactive", f"({self._resolved.host}) {text}")
             else:
-                answer = await self._ask("password", prompt=f"({self._resolved.host}) {text}", echo=echo)
+                text = f"({self._resolved.host}) {text}"
+                answer = await self._ask("password", "an answer is needed", prompt=text, echo=echo)
                 self._note_tried("keyboard-interactive")
             if answer is None:
                 return None
@@ -151,24 +152,19 @@ class Login:
     def refused(self) -> AuthenticationError:
         """What to tell the user when the server has refused everything."""
         who, resolved = self._resolved.username, self._resolved
-        offers = ", ".join(self.offers)
-        tail = f"; {resolved.host} accepts {offers}" if offers else ""
-        if self.unanswered is not None:
-            hint = (
-                "--passphrase env:NAME, or ssh-add puts the key into the agent"
-                if self._wanted == "passphrase"
-                else "--ssh-password env:NAME, or a key"
-            )
-            return AuthenticationError(
-                f"the login as {who} needs a {self._wanted} ({self.unanswered}){self._troubles()}{tail}",
-                hop=resolved.host,
-                hint=hint,
-            )
+        offers = f"; {resolved.host} accepts {', '.join(self.offers)}" if self.offers else ""
         tried = ", ".join(self._tried) or "nothing, there is no key to try"
+        hint = "-i FILE names a key, -l NAME another user"
+        needs = ""
+        if self.unanswered is not None:
+            needs = f"; {self._wanted} ({self.unanswered})"
+            hint = "--ssh-password env:NAME, or a key that is accepted"
+            if self._wanted.startswith("the passphrase"):
+                hint = "--passphrase env:NAME, or ssh-add puts the key into the agent"
         return AuthenticationError(
-            f"the login as {who} was refused; tried {tried}{self._troubles()}{tail}",
+            f"the login as {who} was refused; tried {tried}{self._troubles()}{needs}{offers}",
             hop=resolved.host,
-            hint="-i FILE names a key, -l NAME another user",
+            hint=hint,
         )
 
     # keys
@@ -246,7 +242,8 @@ class Login:
                 secret: str | None = self._memory[place]
             else:
                 prompt = "" if source else f"Passphrase for {shown(path)}: "
-                secret = await self._ask("passphrase", source=source, prompt=prompt)
+                wanted = f"the passphrase of {shown(path)} is needed"
+                secret = await self._ask("passphrase", wanted, source=source, prompt=prompt)
             if secret is None:
                 raise ValueError("no passphrase")
             try:
@@ -261,13 +258,15 @@ class Login:
 
     # asking
 
-    async def _ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str | None:
+    async def _ask(
+        self, kind: str, wanted: str, *, source: str = "", prompt: str = "", echo: bool = False
+    ) -> str | None:
         if self.unanswered is not None:
             return None  # nobody was there a moment ago
         try:
             return await self._opening.ask(kind, source=source, prompt=prompt, echo=echo)
         except Unanswered as unanswered:
-            self.unanswered, self._wanted = unanswered, kind
+            self.unanswered, self._wanted = unanswered, wanted
             return None
 
     def _note_tried(self, what: str) -> None:

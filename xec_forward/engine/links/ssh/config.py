@@ -75,7 +75,7 @@ class Resolved:
         connect_timeout: ConnectTimeout in seconds, None where it is not set.
         alive_interval, alive_count_max: keepalive; interval 0 means none.
         jumps: the hops in order, as targets.
-        proxy_command: whether a ProxyCommand is used.
+        proxy_command: the program that a ProxyCommand starts, or "".
         ciphers, host_key_algorithms, compression, gssapi: whether the files name them, or turn them on.
     """
 
@@ -98,7 +98,7 @@ class Resolved:
     alive_interval: float
     alive_count_max: int
     jumps: tuple[SshTarget, ...]
-    proxy_command: bool
+    proxy_command: str
     ciphers: bool
     host_key_algorithms: bool
     compression: bool
@@ -195,12 +195,27 @@ def resolve(target: SshTarget) -> Resolved:
         alive_interval=_first(target.server_alive_interval, float(cast(float, interval))),
         alive_count_max=int(_first(target.server_alive_count_max, cast(int, count))),
         jumps=_jumps(str(jump), target) if jump else (),
-        proxy_command=bool(config.get("ProxyCommand")) and not jump,
+        proxy_command="" if jump else str(config.get("ProxyCommand") or "").partition(" ")[0],
         ciphers=bool(config.get("Ciphers")),
         host_key_algorithms=bool(config.get("HostKeyAlgorithms")),
         compression=bool(config.get("Compression")),
         gssapi=bool(config.get("GSSAPIAuthentication")),
     )
+
+
+def refuse_circle(target: SshTarget, jumps: tuple[SshTarget, ...]) -> None:
+    """Raise ConfigError if the hops before `target` lead back to it. Reads files.
+
+    Of hops written in one line only the first looks up hops of its own; each of the others goes through the one
+    before it.
+    """
+    seen = [resolve(target)]
+    while jumps:
+        hop = resolve(jumps[0])
+        if any((hop.host, hop.address, hop.username) == (one.host, one.address, one.username) for one in seen):
+            raise ConfigError("its ProxyJump leads back to itself", hop=target.host, hint="see ssh_config(5)")
+        seen.append(hop)
+        jumps = hop.jumps
 
 
 def _candidates(ssh_config: str) -> tuple[str, ...]:

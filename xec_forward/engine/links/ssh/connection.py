@@ -1,4 +1,4 @@
-"""The SSH link: one connection to one hop, dialled over the hops before it.
+"""Dialling an SSH link: connect over the hops before it, check the host key, log in.
 
 Nothing is ever executed on a hop: no session channel, no agent forwarding, no X11; a forward-only account is
 enough. Each hop before the target is a link of the pool like any other, with its own host-key check and login;
@@ -12,25 +12,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Coroutine
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import asyncssh
 
-from ....errors import ClosedError, ConfigError, DeadlineError, ForwardError, LostError
+from ....errors import ConfigError, DeadlineError
 from ....options import SshTarget
 from ....spec import Endpoint
-from ..base import Channel, ChannelProtocol, HalfClose, Link, Opening
+from ..base import Link, Opening
 from ..pool import Lease, Memory, Pool
-from . import failures, packets
+from . import failures
 from .authentication import Login, check_identities
-from .config import Resolved, identity, resolve
+from .config import Resolved, identity, refuse_circle, resolve
 from .known_hosts import HostKeys
-from .stream import Stream
-
-logger = logging.getLogger(__name__)
+from .link import SshLink
 
 # asyncssh tells every channel at INFO.
 asyncssh.set_log_level(logging.WARNING)
@@ -38,173 +34,8 @@ asyncssh.set_log_level(logging.WARNING)
 # The bound of each part of a dial (connect, key exchange, login) where ssh_config has no ConnectTimeout; the
 # caller's own deadline is usually the nearer one. Questions to a person do not count.
 PART_DEADLINE = 120.0
-CHANNEL_DEADLINE = 25.0
-PING_DEADLINE = 10.0
-CLOSE_DEADLINE = 1.0
 # AES-GCM is half as fast again as chacha20 in asyncssh.
 CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
-
-
-class SshLink(Link):
-    """A live SSH connection.
-
-    Args:
-        host: the hop's name in messages.
-        route: the names of all hops, this one last.
-    """
-
-    half_close = HalfClose.NOW
-
-    def __init__(self, host: str, route: tuple[str, ...]) -> None:
-        self.host = host
-        self.route = route
-        self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
-        self.round_trip_floor = 0.0
-        self._parent: Lease | None = None
-        self._connection: asyncssh.SSHClientConnection | None = None
-        self._closing = False
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    async def open_channel(
-        self, connect: Endpoint, protocol: ChannelProtocol, origin: tuple[str, int] = ("", 0)
-    ) -> Channel:
-        """See Link. An answer that has not come within CHANNEL_DEADLINE seconds is a DeadlineError."""
-        connection = self._connection
-        if connection is None or self.lost.done() or self._closing:
-            raise LostError("the connection is gone", hop=self.host)
-        stream = Stream(protocol, lambda: self.round_trip_floor, self._why_lost)
-        opening: Coroutine[Any, Any, tuple[Any, Any]]
-        if connect.path:
-            opening = connection.create_unix_connection(
-                lambda: cast(Any, stream),
-                connect.path,
-                encoding=None,
-                window=packets.WINDOW,
-                max_pktsize=packets.PACKET,
-            )
-        else:
-            opening = connection.create_connection(
-                lambda: stream,
-                connect.host or "localhost",
-                connect.port or 0,
-                *origin,
-                encoding=None,
-                window=packets.WINDOW,
-                max_pktsize=packets.PACKET,
-            )
-        # A task of its own: an open that was sent cannot be taken back, so after a cancellation it waits for the
-        # answer in our place and closes what was opened.
-        task = self._spawn(opening)
-        try:
-            async with asyncio.timeout(CHANNEL_DEADLINE):
-                await asyncio.shield(task)
-        except asyncssh.ChannelOpenError as error:
-            if self.lost.done() or self._closing:
-                raise LostError("the connection is gone", hop=self.host) from error
-            raise failures.refusal(error, connect, self.host) from error
-        except TimeoutError:
-            task.add_done_callback(_discard)
-            raise DeadlineError(
-                f"no answer within {CHANNEL_DEADLINE:g} s, as seen from {self.host}", hop=str(connect)
-            ) from None
-        except asyncio.CancelledError:
-            task.add_done_callback(_discard)
-            raise
-        except Exception as error:  # the connection broke at this very moment
-            raise self._why_lost(error) from error
-        asyncio.get_running_loop().call_soon(stream.release)
-        return stream
-
-    async def round_trip(self) -> float:
-        """See Link."""
-        if self._connection is None or self.lost.done():
-            raise LostError("the connection is gone", hop=self.host)
-        start = time.perf_counter()
-        try:
-            async with asyncio.timeout(PING_DEADLINE):
-                await packets.ping(self._connection)
-        except TimeoutError:
-            raise DeadlineError(f"no answer within {PING_DEADLINE:g} s", hop=self.host) from None
-        if self.lost.done():
-            raise LostError("the connection is gone", hop=self.host)
-        seconds = time.perf_counter() - start
-        self.round_trip_floor = min(self.round_trip_floor or seconds, seconds)
-        return seconds
-
-    async def close(self) -> None:
-        """See Link."""
-        self._closing = True
-        connection = self._connection
-        try:
-            if connection is not None and not self.lost.done():
-                connection.close()
-                async with asyncio.timeout(CLOSE_DEADLINE):
-                    await connection.wait_closed()
-        except TimeoutError:
-            pass
-        finally:
-            self.abort()
-
-    def abort(self) -> None:
-        """See Link."""
-        self._closing = True
-        if self._connection is not None:
-            self._connection.abort()
-        if not self.lost.done():
-            self.lost.set_result(ClosedError("the link was closed", hop=self.host))
-        parent, self._parent = self._parent, None
-        if parent is not None:
-            parent.release()
-
-    def made(self, connection: asyncssh.SSHClientConnection) -> None:
-        """The connection has begun."""
-        self._connection = connection
-        packets.quicken(connection)
-
-    def ready(self, parent: Lease | None) -> None:
-        """The login is done.
-
-        Learns the round trip: twice, since the first answer waits for the server to settle.
-
-        Args:
-            parent: the lease on the link that this one goes through, given back when this one has ended.
-        """
-        self._parent = parent
-
-        async def measure() -> None:
-            try:
-                await self.round_trip()
-                await self.round_trip()
-            except (LostError, DeadlineError):
-                pass
-
-        self._spawn(measure())
-
-    def gone(self, error: Exception | None) -> None:
-        """The connection has ended."""
-        if not self.lost.done():
-            self.lost.set_result(self._why_lost(error))
-
-    def open_channels(self) -> int:
-        """How many channels the connection has, half-open ones included."""
-        return packets.open_channels(self._connection) if self._connection is not None else 0
-
-    def _why_lost(self, error: Exception | None) -> ForwardError:
-        if self._closing:
-            return ClosedError("the link was closed", hop=self.host)
-        return failures.loss(error, self.host)
-
-    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-
-def _discard(task: asyncio.Task[Any]) -> None:
-    """Close a channel that nobody wants any more."""
-    if not task.cancelled() and task.exception() is None:
-        task.result()[0].abort()
 
 
 class _Clock:
@@ -336,28 +167,26 @@ async def dial(target: SshTarget, opening: Opening, pool: Pool) -> SshLink:
         ForwardError: any of the tree but those of binds; `hop` says where. The cause of an AuthenticationError or an
             UnknownHostKeyError is `Unanswered` where nobody could answer.
     """
-    return await _dial(target, opening, pool, (), ())
+    return await _dial(target, opening, pool, (), "ssh")
 
 
-async def _dial(
-    target: SshTarget, opening: Opening, pool: Pool, via: tuple[SshTarget, ...], trail: tuple[SshTarget, ...]
-) -> SshLink:
-    """`via`: hops that were written out, in the place of the configured ones; `trail`: whose hop this is."""
-    if target in trail:
-        raise ConfigError("its ProxyJump leads back to itself", hop=target.host, hint="see ssh_config")
+async def _dial(target: SshTarget, opening: Opening, pool: Pool, via: tuple[SshTarget, ...], step: str) -> SshLink:
+    """`via`: the hops before this one that were written out, in the place of those it configures itself."""
     resolved = await asyncio.to_thread(resolve, target)
     await asyncio.to_thread(check_identities, resolved)
     memory = pool.memory(identity(target, via))
     jumps = via or resolved.jumps
     parent: Lease | None = None
     if jumps:
+        # Two dials that wait for each other would wait for ever.
+        await asyncio.to_thread(refuse_circle, target, jumps)
         hop, before = jumps[-1], jumps[:-1]
         key = identity(hop, before)
         memory.hold(pool.keep(key))
-        approach = partial(_dial, hop, pool=pool, via=before, trail=(*trail, target))
+        approach = partial(_dial, hop, pool=pool, via=before, step=f"ssh {hop.host}")
         parent = await pool.acquire(key, approach, opening)
     try:
-        with opening.step(f"ssh {target.host}" if trail else "ssh"):
+        with opening.step(step):
             return await _dial_hop(target, resolved, opening, memory, parent)
     except BaseException:
         if parent is not None:

@@ -55,7 +55,8 @@ def explain(error: Exception, resolved: Resolved) -> ForwardError:
     if isinstance(error, asyncssh.DisconnectError):
         return _disconnected(error, resolved)
     if isinstance(error, FileNotFoundError) and resolved.proxy_command:
-        return ConfigError(f"the ProxyCommand's program {error.filename} is not there", hop=hop, hint="see ssh_config")
+        message = f"the ProxyCommand's program {resolved.proxy_command} is not there"
+        return ConfigError(message, hop=hop, hint="see ssh_config(5)")
     if isinstance(error, OSError):
         return _system(error, hop, where)
     if isinstance(error, ValueError):

@@ -1,0 +1,129 @@
+"""Run by a machine: nbconvert, papermill and nbval. Nothing is asked; what fails fails in one line; text is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.peers.postgres import Postgres
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd
+
+TIMEOUT = 120
+
+
+@pytest.fixture
+def machine(tmp_path: Path, bastion: Sshd, postgres: Postgres) -> Machine:
+    """Runs notebooks with programs, against the bastion."""
+    return Machine(tmp_path, postgres.password)
+
+
+class Machine:
+    """Programs that run notebooks, in a home of their own."""
+
+    def __init__(self, folder: Path, password: str) -> None:
+        self.folder = folder
+        home = folder / "home"
+        home.mkdir()
+        self.env = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        self.env.update(HOME=str(home), IPYTHONDIR=str(home / ".ipython"), JUPYTER_PREFER_ENV_PATH="1")
+        self.env.update(SALES_PASSWORD=password, NO_COLOR="1")
+
+    def notebook(self, *cells: str) -> Path:
+        """A notebook of these cells."""
+        import nbformat
+        from nbformat.v4 import new_code_cell, new_notebook
+
+        path = self.folder / "run.ipynb"
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        nbformat.write(
+            new_notebook(cells=[new_code_cell(cell) for cell in cells], metadata={"kernelspec": kernel}), path
+        )
+        return path
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of this Python's."""
+        package = "nbval" if arguments[0] == "pytest" else arguments[0]
+        if find_spec(package) is None:
+            pytest.skip(package)
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=self.folder,
+            env=self.env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+        )
+
+
+def _line_of(text: str, start: str) -> str:
+    return next((line for line in text.splitlines() if start in line), "")
+
+
+def test_nbconvert_keeps_the_card_as_text_and_html(machine: Machine, bastion: Sshd, postgres: Postgres) -> None:
+    path = machine.notebook(
+        "%load_ext xec_forward",
+        f"%forward bastion 0:{bastion.far()}:{postgres.port} --as pg --dsn postgresql://ana@/sales "
+        "--password env:SALES_PASSWORD",
+        "import psycopg\npsycopg.connect(pg_dsn).execute('select 6*7').fetchall()",
+    )
+    done = machine.run("nbconvert", "--to", "notebook", "--execute", "--output", "done.ipynb", str(path))
+    assert done.returncode == 0, done.stderr
+    text = (machine.folder / "done.ipynb").read_text()
+    assert postgres.password not in json.dumps(json.loads(text), ensure_ascii=False)
+    outputs = [cell["outputs"] for cell in json.loads(text)["cells"]]
+    assert "".join(outputs[1][0]["data"]["text/plain"]).startswith("pg  ready")
+    assert "<b>pg</b>" in "".join(outputs[1][0]["data"]["text/html"])
+    assert "(42,)" in "".join(outputs[2][0]["data"]["text/plain"])
+
+
+@pytest.mark.parametrize("program", ["nbconvert", "papermill"])
+def test_failure_is_one_line_in_the_log_and_a_bad_exit(machine: Machine, bastion: Sshd, program: str) -> None:
+    bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
+    path = machine.notebook("%load_ext xec_forward", "%forward bastion 5432 --as pg", "print('never')")
+    if program == "nbconvert":
+        done = machine.run("nbconvert", "--to", "notebook", "--execute", "--output", "done.ipynb", str(path))
+    else:
+        done = machine.run("papermill", "--no-progress-bar", str(path), str(machine.folder / "done.ipynb"))
+    assert done.returncode != 0
+    line = _line_of(done.stderr, "EAUTH bastion: ")
+    assert "nobody is here to answer" in line
+    assert "ssh-add" in line
+    assert "run_line_magic" not in done.stderr
+
+
+def test_malformed_line_is_in_papermills_log(machine: Machine) -> None:
+    path = machine.notebook("%load_ext xec_forward", "%forward bastion 5432:pg.vpc --as pg")
+    done = machine.run("papermill", "--no-progress-bar", str(path), str(machine.folder / "done.ipynb"))
+    assert done.returncode != 0
+    assert "5432:pg.vpc" in _line_of(done.stderr, "ESPEC ")
+
+
+def test_nbval_runs_it_without_asking(machine: Machine, bastion: Sshd, services: Services) -> None:
+    good = machine.notebook(
+        "%load_ext xec_forward",
+        f"%forward bastion 0:{bastion.far()}:{services.echo} --as echo",
+        "%forward --close echo",
+    )
+    done = machine.run("pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", str(good))
+    assert done.returncode == 0, done.stdout
+    bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
+    done = machine.run("pytest", "-p", "no:cacheprovider", "--nbval-lax", "--nbval-current-env", str(good))
+    assert done.returncode != 0
+    assert "EAUTH bastion: " in done.stdout
+
+
+def test_unknown_host_key_is_refused_without_asking(machine: Machine, bastion: Sshd) -> None:
+    bastion.known_hosts.write_text("")
+    path = machine.notebook("%load_ext xec_forward", "%forward bastion 5432 --as pg")
+    done = machine.run("nbconvert", "--to", "notebook", "--execute", "--output", "done.ipynb", str(path))
+    assert done.returncode != 0
+    assert bastion.fingerprint() in _line_of(done.stderr, "EHOSTKEY bastion: ")
+    assert bastion.known_hosts.read_text() == ""

@@ -1,0 +1,115 @@
+"""Running a cell again is normal: the same line reuses, a changed one replaces, nobody else's names are touched."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.peers.kernel import Kernel, port_free
+from tests.peers.postgres import Postgres
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd, free_port
+
+
+def _pid(kernel: Kernel, name: str) -> int:
+    """What tells a tunnel from another: its number."""
+    return int(kernel.value(f"{name}.request.tunnel"))
+
+
+@pytest.mark.parametrize("name", ["--as pg", ""], ids=["explicit name", "default name"])
+def test_same_line_reuses_the_tunnel(kernel: Kernel, bastion: Sshd, postgres: Postgres, name: str) -> None:
+    line = f"%forward bastion 0:{bastion.far()}:{postgres.port} {name} --dsn postgresql://ana@/sales --env"
+    kernel.run(f"first = {line}").ok()
+    again = kernel.run(f"second = {line}").ok()
+    assert "  reused, up " in again.displays[0].text
+    assert again.displays[0].text.count("reused") == 1
+    assert kernel.value("first is second")
+    assert kernel.run(f"{line} --quiet").ok().displays == []
+    assert bastion.connections() == 1
+
+
+def test_changed_line_under_the_same_explicit_name_replaces_on_the_same_port(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    port, far = free_port(), bastion.far()
+    kernel.run(f"%forward bastion {port}:{far}:{services.echo} --as one").ok()
+    old = _pid(kernel, "one")
+    kernel.run(f"before = one\n%forward bastion one={port}:{far}:{services.reply}").ok()
+    assert _pid(kernel, "one") != old
+    assert kernel.value("(before.state, one.state, one.local_port, one.remote_port)") == (
+        "closed",
+        "ready",
+        port,
+        services.reply,
+    )
+
+
+def test_changed_line_under_its_default_name_replaces_its_own_tunnel_only(
+    kernel: Kernel, bastion: Sshd, postgres: Postgres
+) -> None:
+    if bastion.far() == "localhost":
+        pytest.skip("a mount namespace, for names that only the bastion knows")
+    line = f"%forward bastion 0:{bastion.far()}:{postgres.port}"
+    kernel.run(line).ok()
+    old = _pid(kernel, "pg")
+    done = kernel.run(f"{line} --dsn postgresql://ana@/sales").ok()
+    assert "names: pg, pg_dsn" in done.displays[0].text
+    assert _pid(kernel, "pg") != old
+    assert kernel.value("len(__import__('xec_forward').tunnels)") == 1
+
+
+def test_explicit_name_spares_other_objects_unless_forced(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    line = f"%forward bastion 0:{bastion.far()}:{services.echo} --as data"
+    refused = kernel.run(f"data = [1, 2]\n{line}")
+    assert refused.error is not None
+    assert refused.error.traceback.startswith("ECONFIG the name data holds an object of type list. ")
+    assert "--force" in refused.error.traceback
+    assert kernel.value("(data, len(__import__('xec_forward').tunnels))") == ([1, 2], 0)
+    kernel.run(f"{line} --force").ok()
+    assert kernel.value("data.state") == "ready"
+
+
+def test_failed_tunnel_is_opened_anew(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    far, port = bastion.far(), free_port()
+    cell = f"%%forward bastion\ngood=0:{far}:{services.echo}\nbad={port}:{far}:{services.refused}\n"
+    first = kernel.run(cell).ok()
+    assert "ECONNREFUSED" in first.displays[0].text
+    assert port_free(port)
+    again = kernel.run(cell).ok()
+    assert again.displays[0].text.count("reused") == 1
+    assert again.displays[0].text.count("ECONNREFUSED") == 1
+    assert kernel.value("sorted(__import__('xec_forward').tunnels)") == ["bad", "good"]
+
+
+def test_several_that_all_fail_raise_the_first_and_leave_nothing(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    far = bastion.far()
+    done = kernel.run(f"%forward bastion a=0:{far}:{services.refused} b=0:no.such.name:1")
+    assert done.error is not None
+    assert done.error.traceback.startswith(f"ECONNREFUSED {far}:{services.refused}")
+    assert len(done.error.traceback.splitlines()) == 1
+    assert kernel.value("len(__import__('xec_forward').tunnels)") == 0
+
+
+def test_port_held_by_another_tunnel_of_ours_is_named(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    port, far = free_port(), bastion.far()
+    kernel.run(f"%forward bastion {port}:{far}:{services.echo} --as one").ok()
+    done = kernel.run(f"%forward bastion {port}:{far}:{services.reply} --as two")
+    assert done.error is not None
+    assert done.error.name == "PortInUseError"
+    assert "one" in done.error.value
+    assert kernel.value("(one.state, 'two' in globals())") == ("ready", False)
+
+
+def test_sibling_whose_source_fails_says_so_and_touches_no_other(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    far = bastion.far()
+    cell = (
+        "%%forward bastion --no-check\n"
+        f"good=0:{far}:{services.echo}\n"
+        f"bad=0:{far}:{services.hang} --dsn postgresql://ana@/sales --password env:NOT_THERE\n"
+    )
+    done = kernel.run(cell).ok()
+    assert "ECONFIG env: the variable NOT_THERE is not set" in done.displays[0].text
+    assert kernel.value("(list(__import__('xec_forward').tunnels), 'bad' in globals())") == (["good"], False)

@@ -1,0 +1,191 @@
+"""The SSH link: one connection that is up, the channels it opens, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Coroutine
+from typing import Any, cast
+
+import asyncssh
+
+from ....errors import ClosedError, DeadlineError, ForwardError, LostError
+from ....spec import Endpoint
+from ..base import Channel, ChannelProtocol, HalfClose, Link
+from ..pool import Lease
+from . import failures, packets
+from .stream import Stream
+
+CHANNEL_DEADLINE = 25.0
+PING_DEADLINE = 10.0
+CLOSE_DEADLINE = 1.0
+
+
+class SshLink(Link):
+    """A live SSH connection.
+
+    Args:
+        host: the hop's name in messages.
+        route: the names of all hops, this one last.
+    """
+
+    half_close = HalfClose.NOW
+
+    def __init__(self, host: str, route: tuple[str, ...]) -> None:
+        self.host = host
+        self.route = route
+        self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
+        self.round_trip_floor = 0.0
+        self._parent: Lease | None = None
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._closing = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def open_channel(
+        self, connect: Endpoint, protocol: ChannelProtocol, origin: tuple[str, int] = ("", 0)
+    ) -> Channel:
+        """See Link. An answer that has not come within CHANNEL_DEADLINE seconds is a DeadlineError."""
+        connection = self._connection
+        if connection is None or self.lost.done() or self._closing:
+            raise LostError("the connection is gone", hop=self.host)
+        stream = Stream(protocol, lambda: self.round_trip_floor, self._why_lost)
+        opening: Coroutine[Any, Any, tuple[Any, Any]]
+        if connect.path:
+            opening = connection.create_unix_connection(
+                lambda: cast(Any, stream),
+                connect.path,
+                encoding=None,
+                window=packets.WINDOW,
+                max_pktsize=packets.PACKET,
+            )
+        else:
+            opening = connection.create_connection(
+                lambda: stream,
+                connect.host or "localhost",
+                connect.port or 0,
+                *origin,
+                encoding=None,
+                window=packets.WINDOW,
+                max_pktsize=packets.PACKET,
+            )
+        # A task of its own: an open that was sent cannot be taken back, so after a cancellation it waits for the
+        # answer in our place and closes what was opened.
+        task = self._spawn(opening)
+        try:
+            async with asyncio.timeout(CHANNEL_DEADLINE):
+                await asyncio.shield(task)
+        except asyncssh.ChannelOpenError as error:
+            if self.lost.done() or self._closing:
+                raise LostError("the connection is gone", hop=self.host) from error
+            raise failures.refusal(error, connect, self.host) from error
+        except TimeoutError:
+            task.add_done_callback(_discard)
+            raise DeadlineError(
+                f"no answer within {CHANNEL_DEADLINE:g} s, as seen from {self.host}", hop=str(connect)
+            ) from None
+        except asyncio.CancelledError:
+            task.add_done_callback(_discard)
+            raise
+        except Exception as error:  # the connection broke at this very moment
+            raise self._why_lost(error) from error
+        asyncio.get_running_loop().call_soon(stream.release)
+        return stream
+
+    async def round_trip(self) -> float:
+        """See Link."""
+        if self._connection is None or self.lost.done():
+            raise LostError("the connection is gone", hop=self.host)
+        start = time.perf_counter()
+        try:
+            async with asyncio.timeout(PING_DEADLINE):
+                await packets.ping(self._connection)
+        except TimeoutError:
+            raise DeadlineError(f"no answer within {PING_DEADLINE:g} s", hop=self.host) from None
+        if self.lost.done():
+            raise LostError("the connection is gone", hop=self.host)
+        seconds = time.perf_counter() - start
+        self.round_trip_floor = min(self.round_trip_floor or seconds, seconds)
+        return seconds
+
+    async def close(self) -> None:
+        """See Link."""
+        self._closing = True
+        connection = self._connection
+        try:
+            if connection is not None and not self.lost.done():
+                connection.close()
+                async with asyncio.timeout(CLOSE_DEADLINE):
+                    await connection.wait_closed()
+        except TimeoutError:
+            pass
+        finally:
+            self.abort()
+
+    def abort(self) -> None:
+        """See Link."""
+        self._closing = True
+        if self._connection is not None:
+            self._connection.abort()
+        if not self.lost.done():
+            self.lost.set_result(ClosedError("the link was closed", hop=self.host))
+        parent, self._parent = self._parent, None
+        if parent is not None:
+            parent.release()
+
+    def made(self, connection: asyncssh.SSHClientConnection) -> None:
+        """The connection has begun."""
+        self._connection = connection
+        packets.quicken(connection)
+
+    def ready(self, parent: Lease | None) -> None:
+        """The login is done.
+
+        Learns the round trip: twice, since the first answer waits for the server to settle.
+
+        Args:
+            parent: the lease on the link that this one goes through, given back when this one has ended.
+        """
+        self._parent = parent
+
+        async def measure() -> None:
+            try:
+                await self.round_trip()
+                await self.round_trip()
+            except (LostError, DeadlineError):
+                pass
+
+        self._spawn(measure())
+
+    def gone(self, error: Exception | None) -> None:
+        """The connection has ended."""
+        if not self.lost.done():
+            self.lost.set_result(self._why_lost(error))
+
+    @property
+    def ciphers(self) -> tuple[str, str]:
+        """The ciphers in use, up and down; empty before the key exchange."""
+        connection = self._connection
+        if connection is None:
+            return "", ""
+        return connection.get_extra_info("send_cipher", ""), connection.get_extra_info("recv_cipher", "")
+
+    def open_channels(self) -> int:
+        """How many channels the connection has, half-open ones included."""
+        return packets.open_channels(self._connection) if self._connection is not None else 0
+
+    def _why_lost(self, error: Exception | None) -> ForwardError:
+        if self._closing:
+            return ClosedError("the link was closed", hop=self.host)
+        return failures.loss(error, self.host)
+
+    def _spawn(self, coroutine: Any) -> asyncio.Task[Any]:
+        task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+def _discard(task: asyncio.Task[Any]) -> None:
+    """Close a channel that nobody wants any more."""
+    if not task.cancelled() and task.exception() is None:
+        task.result()[0].abort()

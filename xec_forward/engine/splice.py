@@ -1,0 +1,414 @@
+"""One client of a tunnel, spliced to a channel of its link.
+
+The rules:
+
+    arrives        it waits ("parked", up to `hold` seconds) until there is a link; its first chunk is kept and its
+                   reading paused, so that a waiting client costs at most one chunk of memory
+    spliced        two independent pumps; each side's full buffer pauses the reading of the other (back-pressure)
+    half-close     the end of one direction is passed on and the other goes on, as the link's `half_close` allows
+    ends in order  when both directions have ended, or the channel closed in order: what was received is delivered
+    breaks         link lost, channel broken, hold over, tunnel closed: the client is reset (RST), because an EOF
+                   would pass for a complete answer
+
+SO_LINGER 0 is set when the client arrives and cleared only by an orderly end: even a killed engine resets its
+clients. Unix sockets have no reset; they end with EOF. What happens to one client touches no other.
+
+A proxy's client first says where it wants to go (`Handshake`); it is told that it has arrived when its channel is
+open, and why not when it cannot be opened.
+
+A channel that the far side opened (remote forward) comes the other way round: the channel is there first, and the
+near side is a connection that we make.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Protocol, cast
+
+from ..errors import DeadlineError, ForwardError, LostError, ProhibitedError
+from ..spec import Endpoint
+from .links.base import Channel, HalfClose, Link
+from .sock_diag import query
+
+if TYPE_CHECKING:
+    from .relay import Relay
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+ORDERLY_CLOSE = struct.pack("ii", 0, 0)
+
+# A client is "moving" when bytes passed less than this many seconds ago.
+QUIET = 0.25
+BUFFER_LIMIT = 256 * 1024
+# How long a client that is still sending is read (and ignored) after the far side has closed.
+DRAIN = 1.0
+
+
+class Phase(Enum):
+    """Where a client is in its life."""
+
+    ASKING = auto()  # says where it wants to go
+    PARKED = auto()
+    OPENING = auto()
+    SPLICED = auto()
+    ENDED = auto()
+
+
+class Progress(Protocol):
+    """What a handshake made of some bytes.
+
+    Attributes:
+        send: bytes for the client.
+        connect: where it wants to go, once that is known.
+        rest: bytes behind the handshake, which belong to the far side.
+        refused: why it is turned away (after `send`), or "".
+    """
+
+    @property
+    def send(self) -> bytes: ...
+    @property
+    def connect(self) -> Endpoint | None: ...
+    @property
+    def rest(self) -> bytes: ...
+    @property
+    def refused(self) -> str: ...
+
+
+class Handshake(Protocol):
+    """A proxy protocol's talk with a client before its bytes flow; no I/O."""
+
+    def receive(self, data: bytes) -> Progress: ...
+    def accepted(self) -> bytes: ...
+    def failed(self, error: ForwardError) -> bytes: ...
+
+
+class Client(asyncio.Protocol):
+    """One client: the near side (a transport), and the channel it is spliced to."""
+
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+        self._near: asyncio.Transport | None = None
+        self._socket: socket.socket | None = None
+        self._tcp = False
+        self._handshake = relay.handshake() if relay.handshake is not None else None
+        self._connect = relay.connect
+        self.phase = Phase.PARKED if self._handshake is None else Phase.ASKING
+        self._early: list[bytes] = []
+        self.near_eof = False
+        self._far: Far | None = None
+        self.incoming: Far | None = None  # set where the channel was there first (remote forward)
+        self._opening: asyncio.Task[None] | None = None
+        self._expiry: asyncio.TimerHandle | None = None
+        self._drain: asyncio.TimerHandle | None = None
+        self._moved = 0.0
+        self._unsent = 0
+
+    # ---- the near side: called by the listener's transport ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports are no subclasses of asyncio.Transport
+        near = self._near = cast(asyncio.Transport, transport)
+        sock: socket.socket = near.get_extra_info("socket")
+        self._socket = sock
+        self._tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self._tcp:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        near.set_write_buffer_limits(high=BUFFER_LIMIT)
+        relay = self._relay
+        loop = asyncio.get_running_loop()
+        if self.phase is Phase.ENDED:  # the far side left while we connected
+            near.abort()
+            return
+        self._moved = loop.time()
+        relay.clients.add(self)
+        relay.clients_total += 1
+        relay.last_client = time.time()
+        if self.incoming is not None:
+            self._spliced(self.incoming)
+        elif (refusal := relay.refuses()) is not None:
+            relay.refused += 1
+            self.reset(refusal)
+        else:
+            self._expiry = loop.call_later(relay.hold, self._expire)
+            self.splice()
+
+    def data_received(self, data: bytes) -> None:
+        if self._far is not None and self.phase is Phase.SPLICED:
+            self._count_up(len(data))
+            self._far.channel.write(data)
+        elif self.phase is Phase.ASKING:
+            self._talk(data)
+        elif self.phase is not Phase.ENDED:
+            # uvloop ignores a pause asked for in connection_made: pause at the first chunk.
+            self._early.append(data)
+            if self._near is not None:
+                self._near.pause_reading()
+
+    def eof_received(self) -> bool:
+        self.near_eof = True
+        if self.phase in (Phase.ENDED, Phase.ASKING):
+            return False
+        if self._far is not None and self.phase is Phase.SPLICED:
+            self._far.near_ended()
+        return True  # the transport stays open for what the far side still sends
+
+    def pause_writing(self) -> None:
+        if self._far is not None:
+            self._far.channel.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._far is not None:
+            self._far.channel.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end()
+        self._relay.clients.discard(self)
+        self._relay.last_client = time.time()
+        if self._drain is not None:
+            self._drain.cancel()
+        if self._far is not None:
+            self._far.near_lost()
+
+    # ---- where to ----
+
+    def _talk(self, data: bytes) -> None:
+        """A proxy's client says where it wants to go."""
+        assert self._handshake is not None
+        assert self._near is not None
+        progress = self._handshake.receive(data)
+        if progress.send:
+            self._near.write(progress.send)
+        if progress.refused:
+            self._relay.refused += 1
+            self._relay.tell_failed(ProhibitedError(f"a client was turned away: {progress.refused}"))
+            self.finish()
+        elif progress.connect is not None:
+            self._connect = progress.connect
+            self.phase = Phase.PARKED
+            if progress.rest:
+                self.data_received(progress.rest)
+            self.splice()
+
+    # ---- the splice ----
+
+    def splice(self) -> None:
+        """Open a channel if there is a link and none is being opened; else stay parked."""
+        relay = self._relay
+        if self.phase is not Phase.PARKED:
+            return
+        if relay.link is None:
+            relay.wait_for_link()
+        elif self._early and self.departed():
+            self.reset(LostError("the client left"))
+        else:
+            self.phase = Phase.OPENING
+            self._opening = asyncio.get_running_loop().create_task(self._open(relay.link))
+
+    async def _open(self, link: Link) -> None:
+        relay = self._relay
+        far = Far(self, link.half_close)
+        peer = self._socket.getpeername() if self._tcp and self._socket is not None else ("", 0)
+        try:
+            channel = await link.open_channel(self._connect, far, (peer[0], peer[1]))
+        except LostError:
+            # Nothing of this client has been sent yet: it waits for the next link.
+            if self.phase is Phase.OPENING:
+                self.phase = Phase.PARKED
+                if relay.link is not link:
+                    self.splice()
+            return
+        except ForwardError as error:
+            relay.refused += 1
+            relay.tell_failed(error)
+            self.turn_away(error)
+            return
+        if self.phase is not Phase.OPENING or self._near is None:
+            channel.abort()
+            return
+        far.channel = channel
+        if self._handshake is not None:
+            self._near.write(self._handshake.accepted())
+        self._spliced(far)
+
+    def _spliced(self, far: Far) -> None:
+        """Both sides are there: what came early goes first."""
+        assert self._near is not None
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._far = far
+        self.phase = Phase.SPLICED
+        early, self._early = self._early, []
+        for data in early:
+            self._count_up(len(data))
+            far.channel.write(data)
+        if self.near_eof:
+            far.near_ended()
+        elif early and not far.paused:
+            self._near.resume_reading()
+
+    def departed(self) -> bool:
+        """Whether the client has fully closed its socket (a half-closed one still waits for its answer)."""
+        if not self._tcp or self._socket is None:
+            return False
+        try:
+            peer, own = self._socket.getpeername(), self._socket.getsockname()
+        except OSError:
+            return True
+        owner = query((peer[0], peer[1]), (own[0], own[1]))
+        return owner is not None and owner.inode == 0
+
+    # ---- ends ----
+
+    def moving(self, now: float) -> bool:
+        """Whether bytes passed a moment ago, or leave our buffer for a client that takes them."""
+        unsent = self._near.get_write_buffer_size() if self._near is not None else 0
+        if unsent != self._unsent:
+            self._unsent = unsent
+            self._moved = now
+        return self.phase in (Phase.SPLICED, Phase.ENDED) and now - self._moved < QUIET
+
+    def reset(self, error: ForwardError) -> None:
+        """End now; the client sees a reset (EOF on a unix socket)."""
+        self._end()
+        if self._near is not None:
+            if self._tcp and self._socket is not None and not self._near.is_closing():
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            self._near.abort()
+        if self._far is not None:
+            self._far.channel.abort()
+
+    def turn_away(self, error: ForwardError) -> None:
+        """This client cannot be served: a proxy's client is told why, any other is reset."""
+        if self._handshake is None or self._near is None or self.phase is Phase.SPLICED:
+            self.reset(error)
+        else:
+            self._near.write(self._handshake.failed(error))
+            self.finish()
+
+    def _expire(self) -> None:
+        if self.phase in (Phase.ASKING, Phase.PARKED, Phase.OPENING):
+            relay = self._relay
+            relay.refused += 1
+            error = DeadlineError(
+                f"a client waited {relay.hold:g} s and was reset", hint="--hold S lets clients wait longer"
+            )
+            relay.tell_failed(error)
+            self.turn_away(error)
+
+    def _end(self) -> None:
+        self.phase = Phase.ENDED
+        self._early.clear()
+        if self._expiry is not None:
+            self._expiry.cancel()
+        if self._opening is not None and self._opening is not asyncio.current_task():
+            self._opening.cancel()
+
+    # ---- called by the far side ----
+
+    def pause_reading(self) -> None:
+        if self._near is not None and not self._near.is_closing():
+            self._near.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._near is not None and not self._near.is_closing():
+            self._near.resume_reading()
+
+    def deliver(self, data: bytes) -> None:
+        """Bytes from the far side."""
+        relay = self._relay
+        if self._near is not None and self.phase is Phase.SPLICED:
+            relay.bytes_down += len(data)
+            self._moved = asyncio.get_running_loop().time()
+            self._near.write(data)
+
+    def far_ended(self) -> None:
+        """The far side sends no more; the near side may still."""
+        if self._near is None or self.phase is not Phase.SPLICED:
+            return
+        if self.near_eof:
+            self.finish()
+        elif self._near.can_write_eof():
+            self._near.write_eof()
+
+    def finish(self) -> None:
+        """End in order: what was received is delivered, then FIN.
+
+        A client that is still sending gets `DRAIN` seconds to take note: closing with its bytes unread would
+        reset it, and a reset may overtake the end of the answer (RFC 1122 section 4.2.2.13).
+        """
+        if self.phase is Phase.ENDED:
+            return
+        self._end()
+        if self._near is None or self._near.is_closing():
+            return
+        if self._tcp and self._socket is not None:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY_CLOSE)
+        if self.near_eof or not self._near.can_write_eof():
+            self._near.close()
+        else:
+            self._near.write_eof()
+            self._near.resume_reading()
+            self._drain = asyncio.get_running_loop().call_later(DRAIN, self._near.close)
+
+    def _count_up(self, size: int) -> None:
+        self._relay.bytes_up += size
+        self._moved = asyncio.get_running_loop().time()
+
+
+class Far:
+    """The channel's side of a client: implements links.base.ChannelProtocol."""
+
+    channel: Channel
+
+    def __init__(self, client: Client, half_close: HalfClose) -> None:
+        self.client = client
+        self._half_close = half_close
+        self._ended = False
+        self._lost = False
+        self.paused = False
+
+    def data_received(self, data: bytes) -> None:
+        self.client.deliver(data)
+
+    def eof_received(self) -> None:
+        self._ended = True
+        if self._half_close is not HalfClose.NOW and self.client.near_eof:
+            self.channel.write_eof()
+        self.client.far_ended()
+
+    def pause_writing(self) -> None:
+        self.paused = True
+        self.client.pause_reading()
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        self.client.resume_reading()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lost = True
+        if error is None:
+            self.client.finish()
+        else:
+            self.client.reset(
+                error if isinstance(error, ForwardError) else LostError(str(error) or "the link was lost")
+            )
+
+    def near_ended(self) -> None:
+        """The client half-closed its side."""
+        if self._half_close is HalfClose.NOW or (self._ended and self._half_close is HalfClose.DEFERRED):
+            self.channel.write_eof()
+        if self._ended:
+            self.client.finish()
+
+    def near_lost(self) -> None:
+        """The client's transport is gone."""
+        if self._lost:
+            return
+        if self._ended and self.client.near_eof:
+            self.channel.close()
+        else:
+            self.channel.abort()
