@@ -48,7 +48,8 @@ def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
             async with asyncio.timeout(60):
                 await test(**fixtures)
                 # Nothing is left behind; what was ended is given the time to go before its loop does.
-                await until(lambda: not children() and descriptors() <= before)
+                # (uvloop keeps /dev/null open from its first process on.)
+                await until(lambda: not children() and descriptors() <= before + 1)
 
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(bounded())
@@ -422,7 +423,7 @@ async def test_killed_command_never_ends_a_download_like_a_complete_one(tmp_path
         await near.end()
         assert not near.eof
         assert isinstance(near.error, LostError)
-        assert "SIGKILL" in link.lost.result().message
+        assert "137 (SIGKILL)" in link.lost.result().message
         await link.close()
 
 
@@ -607,7 +608,9 @@ def children() -> list[str]:
 @on_both_loops
 async def test_output_goes_to_the_log_line_by_line_and_a_flood_is_cut(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="xec_forward.engine.program")
-    lines = "printf 'one\\rtwo\\n'; printf '\\033]0;title\\007three' >&2; seq 1 1000; head -c 5000000 /dev/zero"
+    lines = (
+        "printf 'one\\rtwo\\n'; printf '\\033]0;title\\007three' > /dev/stderr; seq 1 1000; head -c 5000000 /dev/zero"
+    )
     program = await Program.start(f"{lines}; exit 7", "talker")
     ending = await asyncio.wait_for(program.ended, DEADLINE)
     await program.wait_gone()

@@ -1,7 +1,7 @@
 """Logging in at OpenSSH's sshd: which key, whose answer, and what the user is told when it does not work."""
 
 # Set-up and checks block the loop for a moment, with nothing else running on it.
-# ruff: noqa: ASYNC221, ASYNC240
+# ruff: noqa: ASYNC221
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 START_DEADLINE = 15.0
 # How long the last words of a command that has ended are waited for, where a process that left still holds its output.
 OUTPUT_GRACE = 0.2
-# The log is small and rotates: a talkative command gets this many lines in each span of seconds.
+# The log is small and rotates: a talkative output gets this many lines in each span of seconds.
 LOG_LINES, LOG_SPAN = 100, 10.0
 _LONGEST_LINE = 2000
 # Terminal sequences (ECMA-48 section 5.4), and whatever else must not reach a log or a notebook.
@@ -71,7 +71,9 @@ class Ending:
         elif self.status < 0:
             how = f"was ended by {_signal_name(-self.status)}"
         else:
-            how = f"ended with exit code {self.status}"
+            # A shell says 128 + N of a child that signal N ended (POSIX, Shell Command Language, 2.8.2).
+            why = f" ({_signal_name(self.status - 128)})" if 128 < self.status < 160 else ""
+            how = f"ended with exit code {self.status}{why}"
         return f"{how}: {self.last_words}" if self.last_words else how
 
 
@@ -101,10 +103,10 @@ class Program(asyncio.SubprocessProtocol):
         self._gone: asyncio.Future[None] = loop.create_future()
         self._process: asyncio.SubprocessTransport | None = None
         self._control: asyncio.Transport | None = None
+        self._reaper_gone = False
         self._reported = False
         self._status: int | None = None
-        self._outputs: dict[int, _Lines] = {}
-        self._quota = _Quota(loop)
+        self._outputs: dict[int, _Output] = {}
 
     @classmethod
     async def start(
@@ -131,7 +133,14 @@ class Program(asyncio.SubprocessProtocol):
             raise ConfigError("the command is empty or holds a NUL", hop=name)
         program = cls(name)
         ours, theirs = socket.socketpair()
+        passed = [theirs.fileno()]
         try:
+            # Pipes of our own: uvloop's are sockets, on which a script's `> /dev/stderr` fails.
+            if stdout == subprocess.PIPE:
+                stdout = await program._listen_to(1)
+                passed.append(stdout)
+            stderr = await program._listen_to(2)
+            passed.append(stderr)
             # The path, not the module, and no site: half the time to start, and no hook of anybody's runs first.
             await program._loop.subprocess_exec(
                 lambda: program,
@@ -142,7 +151,7 @@ class Program(asyncio.SubprocessProtocol):
                 str(theirs.fileno()),
                 stdin=stdin,
                 stdout=stdout,
-                stderr=subprocess.PIPE,
+                stderr=stderr,
                 pass_fds=(theirs.fileno(),),
                 # Its own session: what is sent to the engine's group must not reach it.
                 start_new_session=True,
@@ -153,16 +162,18 @@ class Program(asyncio.SubprocessProtocol):
             async with asyncio.timeout(START_DEADLINE):
                 await program._started
         except TimeoutError:
-            program.end()
+            program._give_up()
             raise EngineError(f"the command did not start within {START_DEADLINE:g} s", hop=name) from None
         except OSError as error:
-            program.end()
+            program._give_up()
             raise EngineError(f"no process could be started: {error.strerror or error}", hop=name) from error
         except BaseException:
-            program.end()
+            program._give_up()
             raise
         finally:
-            theirs.close()
+            theirs.detach()
+            for descriptor in passed:
+                os.close(descriptor)
             if program._control is None:
                 ours.close()
         return program
@@ -173,50 +184,58 @@ class Program(asyncio.SubprocessProtocol):
             # Half of it: what the reaper still says is heard.
             self._control.write_eof()
 
+    def _give_up(self) -> None:
+        """The start has failed."""
+        self.end()
+        if self._process is None:
+            for output in self._outputs.values():
+                output.close()
+
     async def wait_gone(self) -> None:
         """Wait until nothing is left of the command, of its process group, of the reaper, and of our pipes to them."""
         if self._process is not None:
             await asyncio.shield(self._gone)
 
+    async def _listen_to(self, number: int) -> int:
+        """The writing end of a pipe that leads to the log."""
+        reading, writing = os.pipe()
+        output = self._outputs[number] = _Output(self.name, self)
+        try:
+            await self._loop.connect_read_pipe(lambda: output, os.fdopen(reading, "rb", 0))
+        except BaseException:
+            os.close(writing)
+            raise
+        return writing
+
     @property
     def last_words(self) -> str:
         """The last line so far: of stderr, else of stdout."""
         for descriptor in (2, 1):
-            lines = self._outputs.get(descriptor)
-            if lines is not None and lines.last:
-                return lines.last
+            output = self._outputs.get(descriptor)
+            if output is not None and output.last:
+                return output.last
         return ""
 
     # called by the process's transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._process = cast(asyncio.SubprocessTransport, transport)
-        for descriptor in (1, 2):
-            if self._process.get_pipe_transport(descriptor) is not None:
-                self._outputs[descriptor] = _Lines(self.name, self._quota)
-
-    def pipe_data_received(self, fd: int, data: bytes | str) -> None:
-        self._outputs[fd].feed(cast(bytes, data))
-
-    def pipe_connection_lost(self, fd: int, exc: Exception | None) -> None:
-        if fd in self._outputs:
-            self._outputs[fd].finish()
-        if self._reported:
-            self._conclude_if_silent()
-
-    def process_exited(self) -> None:
-        """The reaper has gone."""
-        assert self._process is not None
-        if self._silent:
-            self._process.close()
-        else:
-            # A process that left the group may hold our pipes for ever.
-            self._loop.call_later(OUTPUT_GRACE, self._process.close)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The reaper has gone, and our pipes are closed."""
-        if not self._gone.done():
-            self._gone.set_result(None)
+        """The reaper has gone."""
+        self._reaper_gone = True
+        # A process that left the group may hold our pipes for ever.
+        for output in self._outputs.values():
+            self._loop.call_later(OUTPUT_GRACE, output.close)
+        self.output_finished()
+
+    def output_finished(self) -> None:
+        """Called when a pipe has ended."""
+        if all(output.finished for output in self._outputs.values()):
+            if self._reported:
+                self._conclude()
+            if self._reaper_gone and not self._gone.done():
+                self._gone.set_result(None)
 
     # called by the reaper's end of the pair
 
@@ -252,15 +271,7 @@ class Program(asyncio.SubprocessProtocol):
             self._reported = True
             self._status = status
             self._loop.call_later(OUTPUT_GRACE, self._conclude)
-            self._conclude_if_silent()
-
-    @property
-    def _silent(self) -> bool:
-        return all(lines.finished for lines in self._outputs.values())
-
-    def _conclude_if_silent(self) -> None:
-        if self._silent:
-            self._conclude()
+            self.output_finished()
 
     def _conclude(self) -> None:
         if not self.ended.done():
@@ -290,7 +301,7 @@ class _Control(asyncio.Protocol):
 
 
 class _Quota:
-    """How much of the log one command may have."""
+    """How much of the log one output may have."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
@@ -308,28 +319,37 @@ class _Quota:
         return self._lines <= LOG_LINES, left_out
 
 
-class _Lines:
+class _Output(asyncio.Protocol):
     """One of a command's outputs, line by line. Holds one line of bounded length, and the last that said something."""
 
-    def __init__(self, name: str, quota: _Quota) -> None:
+    def __init__(self, name: str, program: Program) -> None:
         self._name = name
-        self._quota = quota
+        self._program = program
+        self._quota = _Quota(asyncio.get_running_loop())
+        self._transport: asyncio.BaseTransport | None = None
         self._unfinished = b""
         self.last = ""
         self.finished = False
 
-    def feed(self, data: bytes) -> None:
-        """What came."""
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
         *lines, rest = (self._unfinished + data).replace(b"\r", b"\n").split(b"\n")
         for line in lines:
             self._line(line)
         self._unfinished = rest[:_LONGEST_LINE]
 
-    def finish(self) -> None:
-        """Nothing more will come."""
+    def connection_lost(self, exc: Exception | None) -> None:
         line, self._unfinished = self._unfinished, b""
         self._line(line)
         self.finished = True
+        self._program.output_finished()
+
+    def close(self) -> None:
+        """Listen no more; idempotent."""
+        if self._transport is not None:
+            self._transport.close()
 
     def _line(self, raw: bytes) -> None:
         line = _ESCAPES.sub(" ", raw[:_LONGEST_LINE].decode(errors="replace")).strip()

@@ -49,6 +49,7 @@ class Reaper:
     """
 
     def __init__(self, control: int) -> None:
+        _close_all_but(control)
         # It was inherited on purpose; the command must not inherit it in turn, or the pair would outlive us.
         os.set_inheritable(control, False)
         self._control = control
@@ -170,6 +171,20 @@ class Reaper:
 
     def _terminate(self, *_: object) -> None:
         self._told_to_end = True
+
+
+def _close_all_but(control: int) -> None:
+    """Close what was inherited by accident: uvloop passes copies of 1 and 2, whose ends would then never show."""
+    try:
+        descriptors = [int(name) for name in os.listdir("/dev/fd")]
+    except OSError:
+        descriptors = list(range(256))
+    for descriptor in descriptors:
+        if descriptor > 2 and descriptor != control:
+            try:
+                os.close(descriptor)
+            except OSError:  # the one that read the list
+                pass
 
 
 def _adopt_orphans() -> None:
