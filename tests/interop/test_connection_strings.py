@@ -21,8 +21,8 @@ import pytest
 from tests.peers.postgres import Postgres, missing, postgres_server
 from xec_forward.client.sqlalchemy import make_engine
 from xec_forward.dsn import ConnectionString, make
+from xec_forward.dsn.pgpass import password_from_pgpass
 from xec_forward.errors import ConfigError, ForwardError
-from xec_forward.pgpass import password_from_pgpass
 
 QUERY = "select current_user::text as who, 40 + 2 as answer"
 

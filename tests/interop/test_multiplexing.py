@@ -291,34 +291,25 @@ async def test_unix_socket_of_the_far_side_is_reached(either: str, tmp_path: Pat
 
 async def test_closed_channel_delivers_what_was_written(either: str, tmp_path: Path) -> None:
     size = 8 * MEGABYTE
-    loop = asyncio.get_running_loop()
+    received: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def collect() -> str:
+    async def collect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         digest = hashlib.sha256()
-        client, _ = await loop.sock_accept(listener)
-        with client:
-            client.setblocking(False)
-            try:
-                while data := await loop.sock_recv(client, MEGABYTE):
-                    digest.update(data)
-                    await loop.sock_sendall(client, b"an answer that nobody wants")
-            except ConnectionError:  # the server has not read our answer when it closes
-                pass
-        return digest.hexdigest()
+        while data := await reader.read(MEGABYTE):
+            digest.update(data)
+        received.set_result(digest.hexdigest())
+        writer.close()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setblocking(False)
-        collected = asyncio.ensure_future(collect())
-        async with mastered(either, tmp_path) as link:
-            recorder = Recorder()
-            channel = await link.open_channel(Endpoint(port=listener.getsockname()[1]), recorder)
-            for block in pattern(size):
-                channel.write(block)
-            channel.close()
-            channel.close()
-            assert await recorder.lost() is None
-            async with asyncio.timeout(DEADLINE):
-                assert await collected == pattern_digest(size)
+    async with mastered(either, tmp_path) as link, await asyncio.start_server(collect, "127.0.0.1", 0) as server:
+        recorder = Recorder()
+        channel = await link.open_channel(Endpoint(port=server.sockets[0].getsockname()[1]), recorder)
+        for block in pattern(size):
+            channel.write(block)
+        channel.close()
+        channel.close()
+        assert await recorder.lost() is None
+        async with asyncio.timeout(DEADLINE):
+            assert await received == pattern_digest(size)
 
 
 async def test_refused_open_is_a_refused_error_and_the_link_lives(either: str, tmp_path: Path, far: Services) -> None:

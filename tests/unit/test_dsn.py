@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xec_forward.dsn import ConnectionString, Secret, make, parse_template, suffix, template_for
+from xec_forward.dsn.pgpass import password_for, password_from_pgpass
 from xec_forward.errors import ConfigError, SpecError
-from xec_forward.pgpass import password_for, password_from_pgpass
 from xec_forward.spec import Endpoint, Forward, Kind
 
 PASSWORD = "p@ss:w/rd%20#é ?&'\\"

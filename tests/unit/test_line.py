@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xec_forward.errors import SpecError
-from xec_forward.flags import FLAGS
 from xec_forward.line import Action, Line, parse_line, parse_list, split
+from xec_forward.line.flags import FLAGS, duration
 from xec_forward.options import Service, SshTarget, TunnelOptions
 from xec_forward.source import Source, SourceKind
 from xec_forward.spec import Endpoint, Forward, Kind, parse_forward
@@ -89,7 +89,7 @@ def test_a_line_from_the_shell_history_works_and_says_what_it_ignored() -> None:
 
 
 def test_every_option_of_the_dataclasses_is_a_flag_and_arrives() -> None:
-    values = {"S": "7", "N": "7", "PORT": "7", "USER": "ana", "NAME": "pg", "URL": "postgresql://ana@/sales"}
+    values = {"S": "7", "N": "7", "D": "7", "PORT": "7", "USER": "ana", "NAME": "pg", "URL": "postgresql://ana@/sales"}
     values |= {"FILE": "/k", "A": "127.0.0.2", "SOURCE": "env:X"}
     for spelling, flag in FLAGS.items():
         value = [] if flag.switch else [values.get(flag.metavar, flag.metavar.split("|")[-1])]
@@ -413,3 +413,17 @@ def test_an_error_in_a_list_names_the_cells_line(body: str, hop: str, reason: st
 @pytest.mark.parametrize("head", ["", "--close pg", f"bastion {PG}", "--help"])
 def test_a_list_needs_a_target_alone_in_its_first_line(head: str) -> None:
     assert "%%forward" in problem(lambda: parse_list(read(head), "5432")).hint
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90", 90), ("90s", 90), ("10m", 600), ("1h30m", 5400), ("2d", 172800), ("1.5", 1.5), ("0", 0)],
+)
+def test_durations_are_read_as_written(text: str, seconds: float) -> None:
+    assert duration(text, "--ttl") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "m", "10x", "1m1h", "-5", "1e3", "ten", "5 m"])
+def test_what_is_no_duration_is_refused_with_the_forms(text: str) -> None:
+    with pytest.raises(SpecError, match=r"90s, 10m or 1h30m"):
+        duration(text, "--ttl")

@@ -147,7 +147,9 @@ def test_a_flipped_byte_raises_nothing_but_frame_error(message: Message, data: s
 
 _COULD_BE_SECRET = re.compile(r"pass|secret|token|credential|answer|value|key|pin|otp|pwd|auth|login", re.IGNORECASE)
 # What these hold is no secret: references (see `source`), a file's path, and a policy.
-_HARMLESS = {(SshTarget, name) for name in ("passphrase", "ssh_password", "private_key", "host_key")}
+_HARMLESS = {(SshTarget, name) for name in ("passphrase", "ssh_password", "private_key", "host_key")} | {
+    (TunnelOptions, "socks_password")
+}
 
 
 def fields_reached_from(kind: Any, seen: set[tuple[type, str]]) -> set[tuple[type, str]]:

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xec_forward.errors import SpecError
-from xec_forward.names import identifier
 from xec_forward.services import PORTS, SCHEMES, port_for_scheme, port_for_service, scheme_for_port
 from xec_forward.source import Source, SourceKind, parse_source
 from xec_forward.spec import (
@@ -26,7 +25,8 @@ from xec_forward.spec import (
     parse_target,
     refuse_password,
 )
-from xec_forward.words import quote, redact
+from xec_forward.spec.names import identifier
+from xec_forward.spec.words import quote, redact
 
 MARK = "hunter2Zq"
 HERE, ANY = Endpoint(), Endpoint(port=0)

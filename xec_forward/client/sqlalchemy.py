@@ -11,9 +11,8 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..dsn import ConnectionString
+from ..dsn import SECRET_KEYS, ConnectionString, Parts, taken_apart
 from ..errors import ConfigError
-from ..urls import SECRET_KEYS, Parts, taken_apart
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine

@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import msgspec
 import traitlets
 
-from ..dsn import ConnectionString, make, template_for
+from ..dsn import ConnectionString, make, password_for, template_for
 from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
 from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
-from ..pgpass import password_for
 from .session import Session, bound_forward
 
 if TYPE_CHECKING:

@@ -12,9 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..errors import BindPermissionError, ConfigError, ForwardError, NameNotFoundError, PortInUseError
-from ..names import is_address
 from ..options import TunnelOptions
-from ..spec import Endpoint
+from ..spec import Endpoint, is_address
 from .neighbours import Holder
 
 BACKLOG = 512

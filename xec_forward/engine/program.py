@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ..errors import ConfigError, EngineError
-from ..words import shorten
+from ..spec.words import shorten
 from . import reaper
 
 logger = logging.getLogger(__name__)

@@ -34,13 +34,13 @@ from difflib import get_close_matches
 from enum import StrEnum
 from urllib.parse import unquote
 
+from ..errors import SpecError
+from ..options import SshTarget
+from ..services import PORTS, port_for_scheme
+from ..source import SOURCE_FORMS
 from . import hints
-from .errors import SpecError
 from .names import first_label, identifier, is_address, path_label
-from .options import SshTarget
 from .parts import URL, Malformed, check_characters, password_in, read_authority, read_host, read_port, split_colons
-from .services import PORTS, port_for_scheme
-from .source import SOURCE_FORMS
 from .words import MASK, quote, redact, shorten
 
 __all__ = [

@@ -12,14 +12,14 @@ from difflib import get_close_matches
 from types import MappingProxyType
 from typing import get_type_hints
 
-from .dsn import parse_template
-from .errors import SpecError
-from .hints import is_ipv6
-from .options import Service, SshTarget, TunnelOptions
-from .parts import Malformed, read_host
-from .source import SOURCE_FORMS
-from .spec import check_name
-from .words import holds_password, quote
+from ..dsn import parse_template
+from ..errors import SpecError
+from ..options import Service, SshTarget, TunnelOptions
+from ..source import SOURCE_FORMS
+from ..spec import check_name
+from ..spec.hints import is_ipv6
+from ..spec.parts import Malformed, read_host
+from ..spec.words import holds_password, quote
 
 __all__ = ["FLAGS", "Flag", "Section", "duration", "read_value", "unknown"]
 

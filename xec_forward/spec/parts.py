@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ..services import port_for_service
 from .hints import is_ipv6
 from .names import is_address
-from .services import port_for_service
 from .words import holds_password, quote
 
 __all__ = [

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from .errors import SpecError
+from ..errors import SpecError
+from ..options import Service, SshTarget, TunnelOptions
+from ..source import Source, SourceKind, parse_source
+from ..spec import Forward, Kind, parse_forward, parse_target
+from ..spec.words import quote
 from .flags import FLAGS, Flag, Section, read_value, unknown
-from .options import Service, SshTarget, TunnelOptions
-from .source import Source, SourceKind, parse_source
-from .spec import Forward, Kind, parse_forward, parse_target
-from .words import quote
 
 __all__ = ["Action", "Entry", "Reader"]
 

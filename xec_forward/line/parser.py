@@ -20,11 +20,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from .errors import SpecError
-from .options import Service, SshTarget, TunnelOptions
+from ..errors import SpecError
+from ..options import Service, SshTarget, TunnelOptions
+from ..source import Source
+from ..spec import Forward
 from .reader import Action, Entry, Reader
-from .source import Source
-from .spec import Forward
 from .usage import help_text
 
 __all__ = ["Action", "Line", "parse_line", "parse_list", "split"]

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from .dsn import parse_template
+from .connection_string import parse_template
 
 _FIELD = re.compile(r"((?:[^:\\]|\\.|\\$)*)(?::|$)")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import textwrap
 
+from ..options import Service, SshTarget, TunnelOptions
 from .flags import FLAGS, Section
-from .options import Service, SshTarget, TunnelOptions
 
 __all__ = ["help_text"]
 

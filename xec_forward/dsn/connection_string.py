@@ -17,10 +17,10 @@ from dataclasses import replace
 from typing import SupportsIndex
 from urllib.parse import quote, unquote
 
-from .errors import ConfigError, SpecError
-from .services import PORTS, scheme_for_port
-from .source import SOURCE_FORMS
-from .spec import Forward, Kind
+from ..errors import ConfigError, SpecError
+from ..services import PORTS, scheme_for_port
+from ..source import SOURCE_FORMS
+from ..spec import Forward, Kind
 from .urls import MASK, SCHEME, SECRET_KEYS, Parts, conninfo_of, masked, query_of, suffix, taken_apart
 
 __all__ = ["ConnectionString", "Secret", "make", "parse_template", "suffix", "template_for"]

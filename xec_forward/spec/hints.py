@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ..services import port_for_service
 from .names import is_address
-from .services import port_for_service
 from .words import MASK, redact
 
 __all__ = ["bracketed", "dynamic", "is_ipv6", "local", "remote", "target", "url"]
