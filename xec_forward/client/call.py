@@ -63,7 +63,7 @@ class Call:
     def check_deadline(self) -> None:
         """Raises EngineError where the engine has been silent for too long."""
         if time.monotonic() > self._end:
-            raise EngineError("the engine does not answer", hint="restart the kernel, or end the engine process")
+            raise EngineError("the engine does not answer", hint="Restart the kernel, or end the engine process")
 
     def resolve(self, question: Ask, sources: Sources, watcher: Watcher) -> Answer:
         """Answer a question: a SOURCE by resolving it, anything else by asking a person."""

@@ -37,7 +37,7 @@ class EngineProcess:
     def __init__(self) -> None:
         if os.name != "posix":
             # The pipe is a descriptor passed to the child; Windows needs another way that is not built yet.
-            raise EngineError("Windows is not supported yet", hint="run the kernel in WSL")
+            raise EngineError("Windows is not supported yet", hint="Run the kernel in WSL")
         try:
             self.log = _new_log(state_folder("logs"))
         except OSError as error:
@@ -91,7 +91,7 @@ class EngineProcess:
             with self._sending:
                 self._socket.sendall(encode(message))
         except OSError as error:
-            raise EngineError("the engine is gone or does not answer", hint=f"its log is {self.log}") from error
+            raise EngineError("the engine is gone or does not answer", hint=f"Its log is {self.log}") from error
 
     def receive(self) -> Iterator[Report]:
         """The engine's messages, until it ends."""

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
-from ..errors import ConfigError, EngineError, ForwardError, LimitError
+from ..errors import EngineError, ForwardError, LimitError
 from ..model import (
     PROTOCOL_VERSION,
     Ask,
@@ -48,7 +48,7 @@ from ..model import (
 )
 from ..options import SshTarget, TunnelOptions
 from ..paths import SSH_CONFIG_VARIABLE
-from ..spec import Endpoint, Forward, Kind
+from ..spec import Endpoint, Forward
 from .call import AsyncCall, BlockingCall, Call, resolve
 from .process import EngineProcess
 from .sources import Sources
@@ -198,9 +198,6 @@ class Session:
         """A handle for a tunnel that is yet to be opened. Raises ConfigError, LimitError."""
         from .tunnel import Tunnel
 
-        if forward.kind is not Kind.LOCAL:
-            what = "remote forwards (-R)" if forward.kind is Kind.REMOTE else "SOCKS proxies (-D)"
-            raise ConfigError(f"{what} are not part of this version; local forwards are")
         if not target.ssh_config and os.environ.get(SSH_CONFIG_VARIABLE):
             target = replace(target, ssh_config=os.environ[SSH_CONFIG_VARIABLE])
         with self._lock:
@@ -385,7 +382,7 @@ class Session:
                 return
             self._engine = None
         dead.stop(0.5)
-        lost = EngineError("the engine ended unexpectedly", hint=f"its log is {dead.log}")
+        lost = EngineError("the engine ended unexpectedly", hint=f"Its log is {dead.log}")
         calls, self._calls = self._calls, {}
         for call in calls.values():
             call.deliver(lost)

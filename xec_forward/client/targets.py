@@ -209,4 +209,4 @@ def _check_names(kind: type[Any], options: dict[str, Any], where: str) -> None:
     for name in options:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1)
-            raise SpecError(f"{where} has no option {name}", hint=f"did you mean {near[0]}?" if near else "")
+            raise SpecError(f"{where} has no option {name}", hint=f"Did you mean {near[0]}?" if near else "")

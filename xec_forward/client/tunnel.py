@@ -115,7 +115,7 @@ class Tunnel(traitlets.HasTraits):
         """
         chosen = template or template_for(self.request.forward, self.template)
         if not chosen:
-            raise ConfigError("the scheme of this port is not known", hop=self.name, hint="give a template, or --dsn")
+            raise ConfigError("the scheme of this port is not known", hop=self.name, hint="Give a template, or --dsn")
         return self._make(chosen, self._password(chosen))
 
     def _make(self, template: str, password: str | None) -> ConnectionString:
@@ -140,7 +140,7 @@ class Tunnel(traitlets.HasTraits):
 
         template = template_for(self.request.forward, self.template)
         if not template:
-            raise ConfigError("the scheme of this port is not known", hop=self.name, hint="give --dsn")
+            raise ConfigError("the scheme of this port is not known", hop=self.name, hint="Give --dsn")
         return make_engine(self._make(template, None), lambda: self._password(template), **kw)
 
     # ---- opening: used by the session ----
@@ -232,7 +232,7 @@ class Tunnel(traitlets.HasTraits):
 
     def _require_open(self) -> None:
         if self.state.ended:
-            raise ClosedError("the tunnel is closed", hop=self.name, hint="open it again")
+            raise ClosedError("the tunnel is closed", hop=self.name, hint="Open it again")
 
     def close(self) -> None:
         """End it, for good: clients on which nothing moves are reset at once, the others within 2 s. Idempotent."""

@@ -98,7 +98,7 @@ class Probe:
             raise RefusedError(
                 f"took the connection and closed it before a {self.scheme} hello",
                 hop=str(self._connect),
-                hint="is the service behind that port up? --no-check opens the tunnel all the same",
+                hint="Is the service behind that port up? --no-check opens the tunnel all the same",
             )
         return f"does not speak {self.scheme}"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import ipaddress
 import os
 import socket
 import stat
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 
 from ..errors import BindPermissionError, ConfigError, ForwardError, NameNotFoundError, PortInUseError
 from ..options import TunnelOptions
-from ..spec import Endpoint, is_address
+from ..spec import Endpoint, is_address, is_loopback
 from .neighbours import Holder
 
 BACKLOG = 512
@@ -119,9 +118,9 @@ def _taken(host: str, port: int, own: str, holder: Holder | None) -> ForwardErro
     if holder is not None:
         owner = f"of {holder.notebook}" if holder.notebook else f"of the Python process {holder.kernel}"
         return PortInUseError(
-            f"is held by the tunnel {holder.tunnel} {owner}", hop=hop, hint=f"close it there, or {any_port}"
+            f"is held by the tunnel {holder.tunnel} {owner}", hop=hop, hint=f"Close it there, or {any_port}"
         )
-    return PortInUseError("is taken by another program", hop=hop, hint=f"end it, or {any_port}")
+    return PortInUseError("is taken by another program", hop=hop, hint=f"End it, or {any_port}")
 
 
 async def _addresses(host: str, *, wide: bool) -> list[tuple[int, str]]:
@@ -146,7 +145,7 @@ async def _addresses(host: str, *, wide: bool) -> list[tuple[int, str]]:
         found = list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in answers))
     if not wide:
         for _, address in found:
-            if not ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+            if not is_loopback(address):
                 raise ConfigError(
                     "other machines could reach this address", hop=address, hint="--gateway-ports permits it"
                 )
@@ -177,7 +176,7 @@ def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
             raise BindPermissionError(
                 "the system does not let this account listen there",
                 hop=hop,
-                hint=f"choose a port above 1023, such as {port + 8000 if port < 1024 else port + 1}",
+                hint=f"Choose a port above 1023, such as {port + 8000 if port < 1024 else port + 1}",
             ) from None
         if error.errno == errno.EADDRNOTAVAIL:
             raise ConfigError("is not an address of this machine", hop=hop) from None
@@ -206,7 +205,7 @@ def _bind_unix(path: str) -> Listener:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError("is taken", hop=path, hint="remove the file, or choose another path") from None
+            raise PortInUseError("is taken", hop=path, hint="Remove the file, or choose another path") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise BindPermissionError("this account may not make a socket there", hop=path) from None
         raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path) from None

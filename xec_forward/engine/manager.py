@@ -71,7 +71,7 @@ class Manager:
         try:
             return self._tunnels[number]
         except KeyError:
-            raise ClosedError("the tunnel is closed", hint="open it again") from None
+            raise ClosedError("the tunnel is closed", hint="Open it again") from None
 
     async def _drop(self, tunnel: Tunnel, grace: float) -> None:
         await tunnel.close(grace)

@@ -132,7 +132,7 @@ class Server(asyncio.Protocol):
             report = Failed(call, Fault.of(ClosedError("cancelled; nothing was left open")))
         except Exception as error:
             logger.exception("a fault of xec_forward")
-            fault = EngineError(f"a fault of xec_forward: {type(error).__name__}", hint=f"see {self._log}")
+            fault = EngineError(f"a fault of xec_forward: {type(error).__name__}", hint=f"See {self._log}")
             report = Failed(call, Fault.of(fault))
         del self._calls[call]
         self._send(report)

@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 def _unforeseen(error: Exception) -> ForwardError:
     """A fault of ours: the log has the traceback, the user gets one line."""
     logger.error("a fault of xec_forward", exc_info=error)
-    return EngineError(f"a fault of xec_forward: {type(error).__name__}", hint="the engine's log has the details")
+    return EngineError(f"a fault of xec_forward: {type(error).__name__}", hint="The engine's log has the details")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from .grammar import (
     parse_target,
     refuse_password,
 )
-from .names import is_address
+from .names import is_address, is_loopback
 
 __all__ = [
     "Endpoint",
@@ -26,6 +26,7 @@ __all__ = [
     "check_name",
     "default_name",
     "is_address",
+    "is_loopback",
     "parse_forward",
     "parse_target",
     "refuse_password",

@@ -8,7 +8,7 @@ import keyword
 import re
 import unicodedata
 
-__all__ = ["first_label", "identifier", "is_address", "path_label"]
+__all__ = ["first_label", "identifier", "is_address", "is_loopback", "path_label"]
 
 # What IPython and its users keep in every namespace, beside Python's builtins.
 _TAKEN = frozenset(dir(builtins)) | {"In", "Out", "get_ipython", "display", "exit", "quit"}
@@ -21,6 +21,11 @@ def is_address(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_loopback(host: str) -> bool:
+    """Whether it is an address that only the machine itself can reach."""
+    return is_address(host) and ipaddress.ip_address(host).is_loopback
 
 
 def first_label(host: str) -> str:

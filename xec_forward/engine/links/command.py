@@ -58,7 +58,7 @@ def with_port(command: str, port: int) -> str:
         raise ConfigError(
             "the command does not say where its local port belongs",
             hop=name_of(command),
-            hint="write %p there, as in ssh -NL %p:pg.vpc:5432 bastion",
+            hint="Write %p there, as in ssh -NL %p:pg.vpc:5432 bastion",
         )
     return re.sub("%([%p])", lambda found: "%" if found[1] == "%" else str(port), command)
 
@@ -128,7 +128,7 @@ async def _until_listening(program: Program, port: int, end: float, timeout: flo
             raise DeadlineError(
                 _with_last_words(f"the command runs, and does not listen after {timeout:g} s", program),
                 hop=program.name,
-                hint="does it listen on 127.0.0.1, on the port that %p stands for? --timeout S allows more time",
+                hint="Does it listen on 127.0.0.1, on the port that %p stands for? --timeout S allows more time",
             )
         await asyncio.wait([program.ended], timeout=_LOOK_EVERY)
 
@@ -235,9 +235,9 @@ def _ended_early(name: str, ending: Ending) -> Exception:
     if "in use" in ending.last_words.lower():
         return _Taken(f"the command {ending}")
     if ending.status == _NOT_FOUND:
-        hint = "is it installed, and on the PATH that the kernel was started with?"
+        hint = "Is it installed, and on the PATH that the kernel was started with?"
         return ConfigError(f"there is no such command: {ending.last_words or ending}", hop=name, hint=hint)
     if ending.status == _NOT_EXECUTABLE:
         return ConfigError(f"the command cannot be executed: {ending.last_words or ending}", hop=name)
-    hint = "it must stay in the foreground, as ssh does without -f" if ending.status == 0 else "the log has all it said"
+    hint = "It must stay in the foreground, as ssh does without -f" if ending.status == 0 else "The log has all it said"
     return LostError(f"the command {ending}, before it listened", hop=name, hint=hint)

@@ -163,7 +163,7 @@ def resolve(target: SshTarget) -> Resolved:
     config = _read(target, files)
 
     def fail(reason: str) -> ConfigError:
-        return ConfigError(reason, hop=target.host, hint="see ssh_config(5)")
+        return ConfigError(reason, hop=target.host, hint="See ssh_config(5)")
 
     strictness = str(config.get("StrictHostKeyChecking") or "ask").lower()
     policy = target.host_key or _POLICIES.get(strictness, "")
@@ -213,7 +213,7 @@ def refuse_circle(target: SshTarget, jumps: tuple[SshTarget, ...]) -> None:
     while jumps:
         hop = resolve(jumps[0])
         if any((hop.host, hop.address, hop.username) == (one.host, one.address, one.username) for one in seen):
-            raise ConfigError("its ProxyJump leads back to itself", hop=target.host, hint="see ssh_config(5)")
+            raise ConfigError("its ProxyJump leads back to itself", hop=target.host, hint="See ssh_config(5)")
         seen.append(hop)
         jumps = hop.jumps
 
@@ -249,7 +249,7 @@ def _read(target: SshTarget, files: tuple[str, ...]) -> SSHConfig:
         return load(config, final=True) if config.has_match_final() else config
     except (ConfigParseError, asyncssh.IllegalUserName, OSError, UnicodeDecodeError, ValueError) as error:
         raise ConfigError(
-            str(error), hop=target.host, hint="mend the line, or name another file with -F FILE (or -F none)"
+            str(error), hop=target.host, hint="Mend the line, or name another file with -F FILE (or -F none)"
         ) from error
 
 
@@ -300,7 +300,7 @@ def _jumps(text: str, target: SshTarget) -> tuple[SshTarget, ...]:
         except ValueError:
             port = -1
         if not parts.hostname or port == -1 or parts.path.strip("/") or parts.password is not None:
-            raise ConfigError("ProxyJump wants [user@]host[:port]", hop=target.host, hint="see ssh_config(5)")
+            raise ConfigError("ProxyJump wants [user@]host[:port]", hop=target.host, hint="See ssh_config(5)")
         # urlsplit lowers the host; an alias of ssh_config keeps its letters.
         host = parts.netloc.rpartition("@")[2]
         host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]

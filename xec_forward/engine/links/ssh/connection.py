@@ -257,7 +257,7 @@ async def _connect(
             raise DeadlineError(
                 f"no answer from {resolved.address} within {clock.seconds:g} s, during {clock.part}",
                 hop=resolved.host,
-                hint="is the network, or the VPN, up?",
+                hint="Is the network, or the VPN, up?",
             ) from None
         if isinstance(error, asyncssh.PermissionDenied) and login is not None:
             raise login.refused() from login.unanswered

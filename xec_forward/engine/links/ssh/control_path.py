@@ -107,7 +107,7 @@ def _expand(text: str, names: Names, environment: Mapping[str, str], connection:
 
     def fail(reason: str) -> ConfigError:
         return ConfigError(
-            f"control path {text}: {reason}", hop=names.original, hint="see ControlPath in ssh_config(5)"
+            f"control path {text}: {reason}", hop=names.original, hint="See ControlPath in ssh_config(5)"
         )
 
     def put(match: re.Match[str]) -> str:

@@ -46,36 +46,36 @@ def explain(error: Exception, resolved: Resolved) -> ForwardError:
     if isinstance(error, ForwardError):
         return error
     if isinstance(error, socket.gaierror):
-        hint = "check the name; an alias belongs into ssh_config as Host"
+        hint = "Check the name; an alias belongs into ssh_config as Host"
         return NameNotFoundError(f"the name {resolved.hostname} does not resolve", hop=hop, hint=hint)
     if isinstance(error, asyncssh.KeyExchangeFailed):
-        return ConfigError(f"no common algorithms: {error.reason}", hop=hop, hint="see Ciphers in ssh_config(5)")
+        return ConfigError(f"no common algorithms: {error.reason}", hop=hop, hint="See Ciphers in ssh_config(5)")
     if isinstance(error, asyncssh.ChannelOpenError):
         return refusal(error, Endpoint(resolved.hostname, resolved.port), hop)
     if isinstance(error, asyncssh.DisconnectError):
         return _disconnected(error, resolved)
     if isinstance(error, FileNotFoundError) and resolved.proxy_command:
         message = f"the ProxyCommand's program {resolved.proxy_command} is not there"
-        return ConfigError(message, hop=hop, hint="see ssh_config(5)")
+        return ConfigError(message, hop=hop, hint="See ssh_config(5)")
     if isinstance(error, OSError):
         return _system(error, hop, where)
     if isinstance(error, ValueError):
-        return ConfigError(str(error), hop=hop, hint="see ssh_config(5)")
+        return ConfigError(str(error), hop=hop, hint="See ssh_config(5)")
     return LostError(f"the connection to {where} failed: {type(error).__name__}: {error}", hop=hop)
 
 
 def _disconnected(error: asyncssh.DisconnectError, resolved: Resolved) -> ForwardError:
     hop, where = resolved.host, resolved.address
     if "too many authentication failures" in error.reason.lower():
-        hint = "name the key with -i FILE and set IdentitiesOnly yes: the agent's other keys were tried first"
+        hint = "Name the key with -i FILE and set IdentitiesOnly yes: the agent's other keys were tried first"
         return AuthenticationError("too many keys were tried", hop=hop, hint=hint)
     if isinstance(error, asyncssh.ProtocolError | asyncssh.ProtocolNotSupported) and "SSH" in error.reason:
-        return RefusedError(f"what answers at {where} does not speak SSH", hop=hop, hint="check the port")
+        return RefusedError(f"what answers at {where} does not speak SSH", hop=hop, hint="Check the port")
     if "banner" in error.reason.lower():
-        return RefusedError(f"what answers at {where} does not speak SSH", hop=hop, hint="check the port")
+        return RefusedError(f"what answers at {where} does not speak SSH", hop=hop, hint="Check the port")
     if isinstance(error, asyncssh.ConnectionLost):
         what = "the ProxyCommand ended" if resolved.proxy_command else f"{where} closed the connection"
-        hint = "is it an SSH server, and does it accept you? Its log may say why"
+        hint = "Is it an SSH server, and does it accept you? Its log may say why"
         return LostError(f"{what} before the login was complete", hop=hop, hint=hint)
     return LostError(f"{where} ended the connection: {error.reason}", hop=hop)
 
@@ -86,11 +86,11 @@ def _system(error: OSError, hop: str, where: str) -> ForwardError:
         found = re.search(r"\[Errno (\d+)\]", str(error))
         number = int(found[1]) if found else 0
     if number == errno.ECONNREFUSED:
-        return RefusedError(f"nobody listens at {where}", hop=hop, hint="is sshd running there, on this port?")
+        return RefusedError(f"nobody listens at {where}", hop=hop, hint="Is sshd running there, on this port?")
     if number in _UNREACHABLE:
-        return UnreachableError(f"there is no way to {where}", hop=hop, hint="is the network, or the VPN, up?")
+        return UnreachableError(f"there is no way to {where}", hop=hop, hint="Is the network, or the VPN, up?")
     if number == errno.ETIMEDOUT:
-        return DeadlineError(f"no answer from {where}", hop=hop, hint="is the network, or the VPN, up?")
+        return DeadlineError(f"no answer from {where}", hop=hop, hint="Is the network, or the VPN, up?")
     if number in _RESET:
         return LostError(f"{where} broke the connection", hop=hop)
     return UnreachableError(f"no connection to {where}: {error}", hop=hop)
@@ -103,7 +103,7 @@ def refusal(error: asyncssh.ChannelOpenError, connect: Endpoint, hop: str) -> Fo
         return ProhibitedError(
             f"{hop} does not allow a forwarding to {far}",
             hop=hop,
-            hint="see AllowTcpForwarding and PermitOpen in its sshd_config, or the key's options there",
+            hint="See AllowTcpForwarding and PermitOpen in its sshd_config, or the key's options there",
         )
     if error.code == asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE:
         return ProhibitedError(f"{hop} cannot forward to {'a unix socket' if connect.path else far}", hop=hop)
@@ -112,14 +112,14 @@ def refusal(error: asyncssh.ChannelOpenError, connect: Endpoint, hop: str) -> Fo
     if "ssh connection closed" in text:
         return LostError(f"the connection to {hop} was lost", hop=hop)
     if any(words in text for words in _NAME_FAILURES):
-        return NameNotFoundError(f"{hop} cannot resolve {connect.host}", hop=far, hint=f"is that its name on {hop}?")
+        return NameNotFoundError(f"{hop} cannot resolve {connect.host}", hop=far, hint=f"Is that its name on {hop}?")
     if "timed out" in text or "timeout" in text:
-        return DeadlineError(f"no answer, as seen from {hop}", hop=far, hint="a firewall may be between the two")
+        return DeadlineError(f"no answer, as seen from {hop}", hop=far, hint="A firewall may be between the two")
     if "unreachable" in text or "no route" in text:
         return UnreachableError(f"there is no way to it from {hop}", hop=far)
     if connect.path:
-        return RefusedError(f"nobody listens there, or {hop} may not use it", hop=far, hint="check the socket's path")
-    return RefusedError(f"refused, as seen from {hop}", hop=far, hint="is the service running, on this port?")
+        return RefusedError(f"nobody listens there, or {hop} may not use it", hop=far, hint="Check the socket's path")
+    return RefusedError(f"refused, as seen from {hop}", hop=far, hint="Is the service running, on this port?")
 
 
 def loss(error: Exception | None, hop: str) -> ForwardError:

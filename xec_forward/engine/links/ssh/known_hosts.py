@@ -180,7 +180,7 @@ class HostKeys:
             f"the host key has changed: on record is {', '.join(known)}, "
             f"offered is {key.get_algorithm()} {key.get_fingerprint()}; somebody may be listening in",
             hop=self._hop.host,
-            hint=f"if you know the new key to be right: ssh-keygen -R '{self._name}' -f {shown(path)}",
+            hint=f"If you know the new key to be right: ssh-keygen -R '{self._name}' -f {shown(path)}",
         )
 
     def _unknown(self, message: str) -> UnknownHostKeyError:
@@ -260,7 +260,7 @@ def _revoked(resolved: Resolved) -> list[asyncssh.SSHKey]:
         raise ConfigError(
             f"RevokedHostKeys {name} cannot be used: {error}",
             hop=resolved.host,
-            hint="it must be a readable text file of public keys (KRL files are not supported)",
+            hint="It must be a readable text file of public keys (KRL files are not supported)",
         ) from error
 
 

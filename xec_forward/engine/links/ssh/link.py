@@ -10,10 +10,10 @@ from typing import Any, cast
 import asyncssh
 
 from ....errors import ClosedError, DeadlineError, ForwardError, LostError
-from ....spec import Endpoint
-from ..base import Channel, ChannelProtocol, HalfClose, Link
+from ....spec import Endpoint, is_loopback
+from ..base import Accept, Channel, ChannelProtocol, HalfClose, Link, RemoteListener
 from ..pool import Lease
-from . import failures, packets
+from . import failures, packets, remote
 from .stream import Stream
 
 CHANNEL_DEADLINE = 25.0
@@ -90,6 +90,31 @@ class SshLink(Link):
             raise self._why_lost(error) from error
         asyncio.get_running_loop().call_soon(stream.release)
         return stream
+
+    async def listen(self, listen: Endpoint, accept: Accept, *, wide: bool = False) -> RemoteListener:
+        """See Link. A wide request that the server narrowed to its loopback is remarked on."""
+        connection = self._connection
+        if connection is None or self.lost.done() or self._closing:
+            raise LostError("the connection is gone", hop=self.host)
+        trying = True
+
+        def begin(channel: Channel, half_close: HalfClose) -> ChannelProtocol:
+            if trying:
+                asyncio.get_running_loop().call_soon(channel.abort)
+                return remote.Looker()
+            return accept(channel, half_close)
+
+        def make() -> remote.Incoming:
+            return remote.Incoming(begin, lambda: self.round_trip_floor, self._why_lost)
+
+        address = remote.address_of(listen, wide=wide)
+        listener = await remote.listen(connection, listen, make, self.host, address)
+        own = (connection.get_extra_info("peername") or ("",))[0]
+        tellable = address == remote.EVERYWHERE and own and not is_loopback(own)
+        if tellable and await remote.narrowed(self, own, listener.listen.port or 0):
+            listener.remark = f"{self.host} listens on its loopback alone (GatewayPorts in its sshd_config)"
+        trying = False
+        return listener
 
     async def round_trip(self) -> float:
         """See Link."""

@@ -94,7 +94,7 @@ class Master:
             raise ConfigError(
                 f"the control socket {self.path} cannot be made: {error.strerror}",
                 hop=self.host,
-                hint="the folder of the control path must exist",
+                hint="The folder of the control path must exist",
             ) from None
         self._listener = listener
         self._loop.add_reader(listener, self._accept)

@@ -62,7 +62,7 @@ ALIVE_COUNT_MAX = 3
 # How long a forward of ours may take to show that the far side refused it, seconds; before 9.4 nothing tells.
 REFUSAL_GRACE = 0.5
 _BUSY_PAUSE = 0.02
-_ELSEWHERE = "the terminal in which the ssh master runs shows the reason; --control-master no makes our own connection"
+_ELSEWHERE = "The terminal in which the ssh master runs shows the reason; --control-master no makes our own connection"
 _BY_CODE = {
     kind.code: kind
     for kind in (RefusedError, NameNotFoundError, UnreachableError, DeadlineError, ProhibitedError, LostError)
@@ -104,7 +104,7 @@ async def ride(
         raise ConfigError(
             f"the control socket {path} belongs to another user",
             hop=host,
-            hint="remove it, or choose another --control-path",
+            hint="Remove it, or choose another --control-path",
         )
     if status.st_mode & 0o077:
         raise ConfigError(f"other users can use the control socket {path}", hop=host, hint=f"chmod 600 {path}")
@@ -447,7 +447,7 @@ class MasterLink(Link):
         """
         listener = await self._forward(connect)
         refused = RefusedError(
-            f"nobody listens there, or {self.host} may not use it", hop=str(connect), hint="check the socket's path"
+            f"nobody listens there, or {self.host} may not use it", hop=str(connect), hint="Check the socket's path"
         )
         try:
             sock = await self._knock(listener)

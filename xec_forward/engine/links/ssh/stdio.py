@@ -160,7 +160,9 @@ class Stdio:
         if self._writing:
             self._writing = False
             self._loop.remove_writer(self._sink)
-            self.channel.resume_reading()
+            self.channel.resume_reading()  # it may deliver at once, the end too
+            if self._backlog:
+                return
         if self._channel_ended:
             self._end(None)
         elif self._far_ended:

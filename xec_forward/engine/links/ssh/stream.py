@@ -28,18 +28,18 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
     """An open channel.
 
     Args:
-        protocol: receives what comes back.
+        protocol: receives what comes back; None where it is given later, with `attach`.
         round_trip: the link's shortest known round trip in seconds, 0 while it is unknown.
         why_lost: the reason, once the connection is gone.
     """
 
     def __init__(
         self,
-        protocol: ChannelProtocol,
+        protocol: ChannelProtocol | None,
         round_trip: Callable[[], float],
         why_lost: Callable[[Exception | None], ForwardError],
     ) -> None:
-        self._protocol: ChannelProtocol | None = protocol
+        self._protocol = protocol
         self._round_trip = round_trip
         self._why_lost = why_lost
         self._loop = asyncio.get_running_loop()
@@ -134,6 +134,10 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
         return default
 
     # between the two
+
+    def attach(self, protocol: ChannelProtocol) -> None:
+        """Say who receives, before `release`."""
+        self._protocol = protocol
 
     def release(self) -> None:
         """Deliver what came so far, and from now on."""
