@@ -3,7 +3,7 @@
 No message has a field a secret could sit in, except `Answer`, which carries one inward when the engine asked
 for it. Messages are msgspec Structs, tagged by their class name; `wire` turns them into bytes.
 
-    client -> engine   Hello  Open  Close  Reconnect  Check  Describe  Cancel  Answer
+    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Describe  Cancel  Answer
     engine -> client   Welcome  Changed  Ask  Done  Failed
 """
 
@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from .errors import ForwardError, from_code
-from .options import SshTarget, TunnelOptions
+from .options import CommandTarget, SshTarget, Target, TunnelOptions
 from .spec import Forward, Kind
 
 PROTOCOL_VERSION = 1
@@ -147,6 +147,20 @@ class Health(Value, frozen=True):
         return self.ok
 
 
+class Outlook(Value, frozen=True):
+    """What the configuration says about a target.
+
+    Attributes:
+        route: the hops in order, the target last, each as `user@host:port`.
+        forwards: its LocalForward, RemoteForward and DynamicForward lines.
+        notes: what else decides: a live master, a ProxyCommand.
+    """
+
+    route: tuple[str, ...]
+    forwards: tuple[Forward, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Base of the messages."""
 
@@ -165,6 +179,7 @@ class Hello(Message, frozen=True):
 class Open(Message, frozen=True):
     """Open a tunnel and answer when it is ready or has failed.
 
+    One of `ssh` and `command` is given: the target.
     `scheme` is the protocol spoken at the far end, "" to go by the far port.
     `reopen` marks a tunnel of an engine that died: its port must be the one in `forward`, and a link that
     cannot be had yet is retried in the place of failing.
@@ -173,11 +188,17 @@ class Open(Message, frozen=True):
     call: int
     tunnel: int
     name: str
-    target: SshTarget
     forward: Forward
     options: TunnelOptions
+    ssh: SshTarget | None = None
+    command: CommandTarget | None = None
     scheme: str = ""
     reopen: bool = False
+
+    @property
+    def target(self) -> Target:
+        """Whichever is given."""
+        return self.ssh or self.command or CommandTarget()
 
 
 class Close(Message, frozen=True):
@@ -199,6 +220,13 @@ class Check(Message, frozen=True):
 
     call: int
     tunnel: int
+
+
+class Look(Message, frozen=True):
+    """Ask what the configuration says about a target, without dialling; answered by `Done.outlook`."""
+
+    call: int
+    ssh: SshTarget
 
 
 class Describe(Message, frozen=True):
@@ -271,6 +299,7 @@ class Done(Message, frozen=True):
     call: int
     snapshots: tuple[Snapshot, ...] = ()
     health: Health | None = None
+    outlook: Outlook | None = None
 
 
 class Failed(Message, frozen=True):
@@ -280,5 +309,5 @@ class Failed(Message, frozen=True):
     fault: Fault
 
 
-Request = Hello | Open | Close | Reconnect | Check | Describe | Cancel | Answer
+Request = Hello | Open | Close | Reconnect | Check | Look | Describe | Cancel | Answer
 Report = Welcome | Changed | Ask | Done | Failed

@@ -5,12 +5,16 @@ profile key, and with dashes the flag (`server_alive_interval`, `--server-alive-
 here are the reference: `line` makes the argument parser from them.
 
     SshTarget       who to dial and how: these decide which tunnels share a connection
+    CommandTarget   the command that opens a port, in the place of a host
     TunnelOptions   how the tunnel behaves
     Service         what the service behind it wants: connection string, password, environment
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shlex
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,6 +74,53 @@ class SshTarget:
     server_alive_count_max: int | None = option(
         None, "keepalives missed before the link counts as lost; 3 unless told", metavar="N", least=1
     )
+    proxy: tuple[SshTarget, ...] = option(
+        (), "the hosts to go through, in order; in the place of ssh_config's", metavar="HOST[,HOST]", short=("-J",)
+    )
+    compression: bool = option(False, "compress what goes to the server; it chooses for itself", short=("-C",))
+    compression_level: int | None = option(
+        None, "how hard: 1 is fast, 9 is small; 6 unless told", metavar="1-9", least=1, most=9
+    )
+    control_master: str = option(
+        "", "share the login: auto rides a live master, yes also serves one, no does neither", metavar="yes|no|auto"
+    )
+    control_path: str = option("", "the master's socket; ssh_config's ControlPath unless told", metavar="PATH")
+    control_persist: float | None = option(
+        None, "how long the connection outlives its last tunnel: 10m, 600, yes, no", metavar="D|yes|no"
+    )
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class CommandTarget:
+    """A command that opens a local port, `%p` in its text; it stands in the place of a host.
+
+    >>> CommandTarget("/usr/bin/cloudflared access tcp --url localhost:%p").host
+    'cloudflared'
+    """
+
+    command: str = option("", "run this in the place of a TARGET; %p is the local port it must open", metavar="TEXT")
+
+    @property
+    def host(self) -> str:
+        """What to call it: its program's name alone, because its arguments may hold anything."""
+        try:
+            words = shlex.split(self.command)
+        except ValueError:
+            words = self.command.split()
+        for word in words:
+            if not _ASSIGNMENT.match(word) and word not in ("exec", "env"):
+                name = "".join(filter(str.isprintable, os.path.basename(word.strip("();{}"))))
+                return name[:40] or "command"
+        return "command"
+
+    def __repr__(self) -> str:
+        return f"CommandTarget({self.host} ...)"
+
+
+# An environment variable in front of a command: AWS_PROFILE=sales aws ...
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
+
+Target = SshTarget | CommandTarget
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +144,7 @@ class TunnelOptions:
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the service behind the tunnel wants of the notebook. Stays on the kernel's side of the border."""
+    """What the service behind the tunnel is to the notebook, and how a line opens. Stays on the kernel's side."""
 
     name: str = option("", "the name of the handle in the notebook", metavar="NAME", flag="--as")
     dsn: str = option(
@@ -103,3 +154,6 @@ class Service:
     env: bool = option(False, "set PGHOST and its like for the kernel, until the tunnel closes; never a password")
     force: bool = option(False, "let --as NAME replace an object that is not a tunnel")
     quiet: bool = option(False, "show no card")
+    set_proxy_env: bool = option(False, "point ALL_PROXY at the SOCKS proxy, put back on close")
+    exit_on_failure: bool = option(False, "when one of several fails, close them all")
+    dry_run: bool = option(False, "say what would be opened, and open nothing")

@@ -52,7 +52,7 @@ async def test_written_port_that_is_taken_is_refused_with_the_way_round() -> Non
         with pytest.raises(PortInUseError) as caught:
             await binder().bind(Endpoint("", port), FAR, OPTIONS)
     text = str(caught.value)
-    assert text.startswith(f"EADDRINUSE 127.0.0.1:{port}: is taken by another program")
+    assert text.startswith(f"EADDRINUSE 127.0.0.1:{port}: taken by another program")
     assert f"write 0 in the place of {port}" in text
 
 

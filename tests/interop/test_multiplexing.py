@@ -27,6 +27,7 @@ from xec_forward.engine.links.base import Channel
 from xec_forward.engine.links.ssh import SshLink, rider
 from xec_forward.engine.links.ssh.master import Master
 from xec_forward.engine.links.ssh.rider import MasterLink, ride
+from xec_forward.engine.links.ssh.stdio import Stdio
 from xec_forward.errors import (
     ClosedError,
     ConfigError,
@@ -715,6 +716,48 @@ async def test_our_master_lets_no_other_user_in(tmp_path: Path, sshd: Sshd) -> N
             await master.close()
     finally:
         folder.rmdir()
+
+
+class Burst:
+    """A channel that delivers all it has, its end too, while it is being resumed."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.protocol: Stdio | None = None
+
+    def resume_reading(self) -> None:
+        assert self.protocol is not None
+        data, self.data = self.data, b""
+        if data:
+            self.protocol.data_received(data)
+            self.protocol.eof_received()
+            self.protocol.connection_lost(None)
+
+    def write(self, data: bytes) -> None: ...
+    def write_eof(self) -> None: ...
+    def pause_reading(self) -> None: ...
+    def close(self) -> None: ...
+    def abort(self) -> None: ...
+
+
+async def test_end_that_comes_while_the_reader_is_behind_cuts_nothing() -> None:
+    loop = asyncio.get_running_loop()
+    ended: asyncio.Future[Exception | None] = loop.create_future()
+    ours, sink = socket.socketpair()
+    source, other = socket.socketpair()
+    with ours, other:
+        stdio = Stdio(source.detach(), sink.detach(), ended.set_result)
+        channel = Burst(b"b" * MEGABYTE)
+        channel.protocol = stdio
+        stdio.begin(channel)
+        stdio.data_received(b"a" * MEGABYTE)
+        ours.setblocking(False)
+        received = b""
+        async with asyncio.timeout(DEADLINE):
+            while data := await loop.sock_recv(ours, 64 * 1024):
+                received += data
+            assert await ended is None
+        assert received == b"a" * MEGABYTE + b"b" * MEGABYTE
 
 
 STRANGER = """

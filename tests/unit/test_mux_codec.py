@@ -40,7 +40,7 @@ def test_hello_is_version_4_as_openssh_writes_it() -> None:
 
 
 def test_stdio_forward_is_written_as_openssh_writes_it() -> None:
-    # captured from `ssh -S PATH -W pg.vpc:5432` (OpenSSH 9.2), but for the request's number
+    # captured from `ssh -S PATH -W pg.vpc:5432` (OpenSSH 9.2)
     assert mux.encode(mux.NewStdioForward(1, "pg.vpc", 5432)) == bytes.fromhex(
         "0000001a 10000008 00000001 00000000 00000006 70672e767063 00001538"
     )

@@ -407,9 +407,10 @@ class Proxy:
             async with asyncio.timeout(10):
                 while data := await reader.read(7):  # odd pieces, as a network makes them
                     progress = talk.receive(data)
-                    writer.write(progress.send)
                     if progress.refused:
                         self.refused.append(progress.refused)
+                    writer.write(progress.send)
+                    if progress.refused:
                         break
                     if progress.connect is not None:
                         await self._answer(talk, progress.connect, progress.rest, reader, writer)

@@ -83,7 +83,7 @@ def resolve(question: Ask, sources: Sources, watcher: Watcher | None) -> Answer:
     except NobodyAnswers as error:
         return Answer(question.ask, None, str(error), person=True)
     except ForwardError as error:
-        return Answer(question.ask, None, str(error))
+        return Answer(question.ask, None, error.message)
 
 
 class BlockingCall(Call):

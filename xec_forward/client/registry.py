@@ -23,6 +23,15 @@ class Tunnels(Mapping[str, Tunnel]):
     def __len__(self) -> int:
         return len(current().tunnels)
 
+    @property
+    def limit(self) -> int:
+        """How many may be open at once; the next is refused with LimitError. 50 unless set."""
+        return current().max_tunnels
+
+    @limit.setter
+    def limit(self, most: int) -> None:
+        current().max_tunnels = most
+
     def __repr__(self) -> str:
         return f"<Tunnels {', '.join(self) or 'none'}>"
 

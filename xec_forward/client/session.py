@@ -10,6 +10,7 @@ running state is the engine's.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import contextlib
 import itertools
@@ -38,15 +39,17 @@ from ..model import (
     Failed,
     Fault,
     Hello,
+    Look,
     Message,
     Open,
+    Outlook,
     Reconnect,
     Report,
     Snapshot,
     TunnelState,
     Welcome,
 )
-from ..options import SshTarget, TunnelOptions
+from ..options import CommandTarget, SshTarget, Target, TunnelOptions
 from ..paths import SSH_CONFIG_VARIABLE
 from ..spec import Endpoint, Forward
 from .call import AsyncCall, BlockingCall, Call, resolve
@@ -62,6 +65,9 @@ logger = logging.getLogger(__name__)
 
 # The engine bounds what it does; the client allows it this much more, seconds.
 MARGIN = 15.0
+MAX_TUNNELS = 50
+# Reading ssh_config may run programs (Match exec), seconds.
+LOOK_LIMIT = 30.0
 # An engine that dies this often within a minute is not started again.
 DEATHS_PER_MINUTE = 4
 
@@ -80,6 +86,7 @@ class Session:
         tunnels: the tunnels by number, in the order of their opening, until they are closed.
         watcher: makes the watcher of a call that brings none.
         notice: shows the user one line that belongs to no call.
+        max_tunnels: how many tunnels may be open at once.
     """
 
     def __init__(self) -> None:
@@ -87,6 +94,7 @@ class Session:
         self.tunnels: dict[int, Tunnel] = {}
         self.watcher: Callable[[], Watcher] = ScriptWatcher
         self.notice: Callable[[str], None] = _print_notice
+        self.max_tunnels = MAX_TUNNELS
         self._numbers = itertools.count(1)
         self._engine: EngineProcess | None = None
         self._starting = threading.Lock()
@@ -194,20 +202,30 @@ class Session:
 
     # ---- opening and closing ----
 
-    def prepare(self, target: SshTarget, forward: Forward, options: TunnelOptions, name: str, scheme: str) -> Tunnel:
-        """A handle for a tunnel that is yet to be opened. Raises ConfigError, LimitError."""
+    def prepare(self, target: Target, forward: Forward, options: TunnelOptions, name: str, scheme: str) -> Tunnel:
+        """A handle for a tunnel that is yet to be opened. Raises LimitError."""
         from .tunnel import Tunnel
 
-        if not target.ssh_config and os.environ.get(SSH_CONFIG_VARIABLE):
-            target = replace(target, ssh_config=os.environ[SSH_CONFIG_VARIABLE])
+        ssh, command = (None, target) if isinstance(target, CommandTarget) else (_configured(target), None)
         with self._lock:
+            if len(self.tunnels) >= self.max_tunnels:
+                raise LimitError(
+                    f"{len(self.tunnels)} tunnels are open, the most allowed",
+                    hint=f"%forward --close NAME frees one; xf.tunnels.limit = {2 * self.max_tunnels} allows more",
+                )
             taken = {tunnel.name for tunnel in self.tunnels.values() if not tunnel.state.ended}
             if name in taken:
                 name = next(other for n in itertools.count(2) if (other := f"{name}_{n}") not in taken)
             number = next(self._numbers)
-            tunnel = Tunnel(self, Open(0, number, name, target, forward, options, scheme))
+            tunnel = Tunnel(self, Open(0, number, name, forward, options, ssh, command, scheme))
             self.tunnels[number] = tunnel
             return tunnel
+
+    def look(self, target: SshTarget) -> Outlook:
+        """What ssh_config says about a target: its way, its forwards. Nothing is dialled. Raises ConfigError."""
+        outlook = self.call(lambda call: Look(call, _configured(target)), limit=LOOK_LIMIT).outlook
+        assert outlook is not None
+        return outlook
 
     def open(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
         """Open a prepared tunnel; returns when it is ready."""
@@ -259,6 +277,23 @@ class Session:
                 self._give_up(tunnel, result)
             errors.append(None if isinstance(result, Done) else result)
         return errors
+
+    async def aopen_all(self, tunnels: Sequence[Tunnel]) -> list[ForwardError | None]:
+        """`open_all` for coroutines."""
+
+        async def one(tunnel: Tunnel) -> ForwardError | None:
+            try:
+                tunnel.follow((await self.acall(tunnel.request_for, limit=tunnel.request.options.timeout)).snapshots[0])
+            except ForwardError as error:
+                self._give_up(tunnel, error)
+                return error
+            return None
+
+        try:
+            return await asyncio.gather(*map(one, tunnels))
+        except BaseException:
+            self._take_back(tunnels)
+            raise
 
     def _take_back(self, tunnels: Iterable[Tunnel]) -> None:
         """Nobody gets these handles: whatever the engine has of them shall go. Does not wait, never raises."""
@@ -423,6 +458,12 @@ def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) 
     )
 
 
+def _configured(target: SshTarget) -> SshTarget:
+    """The target, with the configuration file that our own variable names where it names none."""
+    variable = os.environ.get(SSH_CONFIG_VARIABLE, "")
+    return target if target.ssh_config or not variable else replace(target, ssh_config=variable)
+
+
 def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:
     """The forward as it was bound: what an engine that follows another must bind."""
     if forward.listen.path or not snapshot.local_port:
@@ -431,8 +472,12 @@ def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:
 
 
 def _notebook() -> str:
-    """What tells this process from others to a person: the notebook's path, or the script's."""
-    return os.environ.get("JPY_SESSION_NAME") or (sys.argv[0] if sys.argv and sys.argv[0].endswith(".py") else "")
+    """What tells this process from others to a person: the notebook's path, or the script's, or ""."""
+    script = sys.argv[0] if sys.argv and sys.argv[0].endswith(".py") else ""
+    # `python -m IPython`, and a kernel that was not started for a notebook: the file says nothing to anybody.
+    if os.path.basename(script) in ("__main__.py", "ipykernel_launcher.py"):
+        script = ""
+    return os.environ.get("JPY_SESSION_NAME") or script
 
 
 _current: Session | None = None

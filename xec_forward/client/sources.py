@@ -240,13 +240,16 @@ def _from_file(name: str) -> str:
             # The rights of the file that was opened: what the name stands for may change meanwhile.
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise ConfigError("file: it is not a regular file")
+                raise ConfigError("file: it is not a regular file", hint="Give the path of a file of your own")
             if os.name == "posix" and mode & 0o077:
                 raise ConfigError("file: others may read it", hint="Run chmod 600 on it")
             content = file.read(LIMIT)
     except OSError as error:
         # Not the error's own text: it holds the path.
-        raise ConfigError(f"file: {(error.strerror or type(error).__name__).lower()}") from None
+        raise ConfigError(
+            f"file: {(error.strerror or type(error).__name__).lower()}",
+            hint="Give the path of a file that you can read",
+        ) from None
     return _first_line(content, "file: its content")
 
 

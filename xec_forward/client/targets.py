@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable
+import asyncio
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike, fspath
-from typing import Any
+from typing import Any, Unpack
 
 from ..dsn import parse_template, template_for
-from ..errors import SpecError
-from ..options import SshTarget, TunnelOptions
-from ..source import Source
-from ..spec import Endpoint, Forward, Kind, default_name, parse_target, refuse_password
+from ..errors import ForwardError
+from ..options import SshTarget, Target, TunnelOptions
+from ..spec import Forward, default_name, parse_target
+from .group import ForwardGroup
 from .session import Session, current
 from .tunnel import Opening, Tunnel
-from .watcher import Watcher
-
-Secret = str | Source | Callable[[], str] | None
+from .wanted import ForwardArguments, Secret, check_names, read
 
 
 class Ssh:
@@ -31,81 +29,67 @@ class Ssh:
         port = f":{self.target.port}" if self.target.port else ""
         return f"<Ssh {user}{self.target.host}{port}>"
 
-    def forward(
-        self,
-        *,
-        local_port: int | None = None,
-        remote_host: str = "",
-        remote_port: int | None = None,
-        type: str = "local",
-        local_host: str = "",
-        name: str = "",
-        dsn: str = "",
-        password: Secret = None,
-        **options: Any,
-    ) -> Tunnel:
+    def forward(self, **arguments: Unpack[ForwardArguments]) -> Tunnel:
         """Open a tunnel; returns when it is ready.
 
         Args:
-            local_port: where to listen; 0 for any free port; left out: the far port if it can be bound, else any.
-            remote_host: resolved at the far side; left out: the target itself.
-            remote_port: the far port.
-            type: local (others are to come).
-            name: its name in the registry; left out: made from the far host.
-            dsn: the template of its connection string, without a password.
-            password: the service's: a SOURCE, a callable, or the secret itself.
-            options: fields of TunnelOptions, such as `hold=60`. Times are seconds.
+            arguments: see ForwardArguments.
 
         Raises:
             ForwardError: see `errors`; nothing is left half-open. KeyboardInterrupt likewise.
 
         >>> pg = xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port=5432)  # doctest: +SKIP
         """
-        session, tunnel = self._prepare(
-            type, local_port, remote_host, remote_port, local_host, name, dsn, password, options
-        )
+        session, tunnel = self._prepare(arguments)
         session.open(tunnel)
         return tunnel
 
-    def aforward(
-        self,
-        *,
-        local_port: int | None = None,
-        remote_host: str = "",
-        remote_port: int | None = None,
-        type: str = "local",
-        local_host: str = "",
-        name: str = "",
-        dsn: str = "",
-        password: Secret = None,
-        **options: Any,
-    ) -> Opening:
+    def aforward(self, **arguments: Unpack[ForwardArguments]) -> Opening:
         """`forward` for coroutines: await it, or use it as `async with`."""
 
         async def open() -> Tunnel:
-            session, tunnel = self._prepare(
-                type, local_port, remote_host, remote_port, local_host, name, dsn, password, options
-            )
+            session, tunnel = self._prepare(arguments)
             await session.aopen(tunnel)
             return tunnel
 
         return Opening(open)
 
-    def _prepare(
-        self,
-        type: str,
-        local_port: int | None,
-        remote_host: str,
-        remote_port: int | None,
-        local_host: str,
-        name: str,
-        dsn: str,
-        password: Secret,
-        options: dict[str, Any],
-    ) -> tuple[Session, Tunnel]:
-        wanted = _forward(type, local_port, remote_host, remote_port, local_host, name, dsn)
-        _check_names(TunnelOptions, options, "forward()")
-        return prepare_tunnel(self.target, wanted, TunnelOptions(**options), dsn, password)
+    def forward_multiple(self, forwards: Sequence[ForwardArguments], *, exit_on_failure: bool = False) -> ForwardGroup:
+        """Open several tunnels side by side, over one connection.
+
+        Args:
+            forwards: the arguments of each; their types may be mixed.
+            exit_on_failure: when one fails, close the others and raise its error. Else a forward that fails is
+                marked failed and stays in the group, unless all fail.
+
+        Raises:
+            ForwardError: the first, where all failed, or one did with `exit_on_failure`.
+        """
+        session, tunnels = self._prepare_all(forwards)
+        return _together(session, tunnels, session.open_all(tunnels), exit_on_failure=exit_on_failure)
+
+    async def aforward_multiple(
+        self, forwards: Sequence[ForwardArguments], *, exit_on_failure: bool = False
+    ) -> ForwardGroup:
+        """`forward_multiple` for coroutines."""
+        session, tunnels = self._prepare_all(forwards)
+        errors = await session.aopen_all(tunnels)
+        return await asyncio.to_thread(_together, session, tunnels, errors, exit_on_failure=exit_on_failure)
+
+    def _prepare_all(self, forwards: Sequence[ForwardArguments]) -> tuple[Session, list[Tunnel]]:
+        session, tunnels = current(), []
+        try:
+            for arguments in forwards:
+                tunnels.append(self._prepare(arguments)[1])
+        except ForwardError:
+            for tunnel in tunnels:
+                session.forget(tunnel)
+            raise
+        return session, tunnels
+
+    def _prepare(self, arguments: Mapping[str, Any]) -> tuple[Session, Tunnel]:
+        wanted = read(arguments, current().sources.add)
+        return prepare_tunnel(self.target, wanted.forward, wanted.options, wanted.dsn, wanted.password)
 
 
 def ssh(
@@ -116,6 +100,7 @@ def ssh(
     private_key: str | PathLike[str] | Iterable[str | PathLike[str]] = (),
     passphrase: Secret = None,
     ssh_password: Secret = None,
+    proxy: Ssh | str | Iterable[Ssh | str] | None = None,
     **options: Any,
 ) -> Ssh:
     """An SSH host to tunnel through: an ssh_config alias, `user@host:port`, or an `ssh://` URL.
@@ -127,12 +112,13 @@ def ssh(
         private_key: one identity file, or several.
         passphrase: of the key: a SOURCE such as `env:SSH_KEY_PASSPHRASE`, a callable, or the secret itself.
         ssh_password: of the login, likewise.
+        proxy: the hosts to go through, in order: another target, `user@jump`, or several of them.
         options: further fields of SshTarget: `ssh_config`, `host_key`, `server_alive_interval` and so on.
 
     Raises:
         SpecError: the target or an option is malformed. Nothing is dialled yet.
     """
-    _check_names(SshTarget, options, "ssh()")
+    check_names(options, (field.name for field in fields(SshTarget)), "ssh()")
     keys = (private_key,) if isinstance(private_key, str | PathLike) else tuple(private_key)
     sources = current().sources
     given: dict[str, Any] = {
@@ -141,6 +127,7 @@ def ssh(
         "private_key": tuple(fspath(key) for key in keys),
         "passphrase": sources.add(passphrase),
         "ssh_password": sources.add(ssh_password),
+        "proxy": _hops(proxy),
         **options,
     }
     return Ssh(
@@ -148,26 +135,21 @@ def ssh(
     )
 
 
-def open_tunnel(
-    target: SshTarget,
-    forward: Forward,
-    options: TunnelOptions,
-    *,
-    name: str = "",
-    dsn: str = "",
-    password: Secret = None,
-    watcher: Watcher | None = None,
-) -> Tunnel:
-    """Open a tunnel that is described in full; what `Ssh.forward` and the magics share."""
-    session, tunnel = prepare_tunnel(target, forward, options, dsn, password, name)
-    session.open(tunnel, watcher)
-    return tunnel
+def _hops(proxy: Ssh | str | Iterable[Ssh | str] | None) -> tuple[SshTarget, ...]:
+    """The hops in order; a hop that has hops of its own goes through them first."""
+    if proxy is None:
+        return ()
+    hops: list[SshTarget] = []
+    for each in (proxy,) if isinstance(proxy, str | Ssh) else proxy:
+        for target in [each.target] if isinstance(each, Ssh) else [parse_target(word) for word in each.split(",")]:
+            hops += [*target.proxy, replace(target, proxy=())]
+    return tuple(hops)
 
 
 def prepare_tunnel(
-    target: SshTarget, forward: Forward, options: TunnelOptions, dsn: str, password: Secret, name: str = ""
+    target: Target, forward: Forward, options: TunnelOptions, dsn: str, password: Secret, name: str = ""
 ) -> tuple[Session, Tunnel]:
-    """A handle that is yet to be opened, and the session to open it with. Raises SpecError, ConfigError."""
+    """A handle that is yet to be opened, and the session to open it with. Raises SpecError, LimitError."""
     session = current()
     template = template_for(forward, dsn)
     scheme = parse_template(template).base if template else ""
@@ -178,35 +160,11 @@ def prepare_tunnel(
     return session, tunnel
 
 
-def _forward(
-    type: str,
-    local_port: int | None,
-    remote_host: str,
-    remote_port: int | None,
-    local_host: str,
-    name: str,
-    dsn: str,
-) -> Forward:
-    try:
-        kind = Kind(type)
-    except ValueError:
-        raise SpecError(f"type is {type!r}, not local, remote or dynamic") from None
-    if dsn:
-        refuse_password(dsn, fix="give password= a SOURCE, a callable or the secret itself")
-    for what, port in (("local_port", local_port), ("remote_port", remote_port)):
-        if port is not None and not 0 <= port <= 65535:
-            raise SpecError(f"{what} is {port}, not a port from 0 to 65535")
-    near, far = Endpoint(local_host, local_port), Endpoint(remote_host, remote_port)
-    if kind is Kind.LOCAL and not remote_port:
-        raise SpecError("remote_port is missing", hint="forward(remote_host=..., remote_port=5432)")
-    if kind is Kind.LOCAL:
-        return Forward(kind, near, far, name)
-    return Forward(kind, near, None, name) if kind is Kind.DYNAMIC else Forward(kind, far, near, name)
-
-
-def _check_names(kind: type[Any], options: dict[str, Any], where: str) -> None:
-    known = [field.name for field in fields(kind)]
-    for name in options:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise SpecError(f"{where} has no option {name}", hint=f"Did you mean {near[0]}?" if near else "")
+def _together(
+    session: Session, tunnels: list[Tunnel], errors: list[ForwardError | None], *, exit_on_failure: bool
+) -> ForwardGroup:
+    failed = [error for error in errors if error is not None]
+    if failed and (exit_on_failure or len(failed) == len(tunnels)):
+        session.close(tunnels)
+        raise failed[0]
+    return ForwardGroup(tunnels)

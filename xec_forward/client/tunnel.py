@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import quote
 
 import msgspec
 import traitlets
@@ -15,6 +16,7 @@ import traitlets
 from ..dsn import ConnectionString, make, password_for, template_for
 from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
 from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
+from ..spec import Kind
 from .session import Session, bound_forward
 
 if TYPE_CHECKING:
@@ -99,8 +101,23 @@ class Tunnel(traitlets.HasTraits):
     @property
     def url(self) -> ConnectionString | None:
         """The connection string, None where the scheme is not known."""
-        template = template_for(self.request.forward, self.template)
+        template = self._template()
         return self.dsn(template) if template else None
+
+    @property
+    def proxies(self) -> dict[str, ConnectionString]:
+        """What requests and httpx take as `proxies`. Raises ConfigError where this is no SOCKS proxy."""
+        url = self.url
+        if self.request.forward.kind is not Kind.DYNAMIC or url is None:
+            raise ConfigError("is no SOCKS proxy", hop=self.name, hint='-D 1080, or forward(type="dynamic"), opens one')
+        return {"http": url, "https": url}
+
+    def _template(self) -> str:
+        """The template of its connection string, "" where the scheme is not known."""
+        user = self.request.options.socks_user
+        if user and not self.template and self.request.forward.kind is Kind.DYNAMIC:
+            return f"socks5h://{quote(user, safe='')}@"
+        return template_for(self.request.forward, self.template)
 
     def dsn(self, template: str = "") -> ConnectionString:
         """A connection string through this tunnel, shown masked; `reveal()` is its text.
@@ -113,7 +130,7 @@ class Tunnel(traitlets.HasTraits):
         Raises:
             SpecError: the template holds a password, or is no URL. ConfigError: there is none, or the SOURCE fails.
         """
-        chosen = template or template_for(self.request.forward, self.template)
+        chosen = template or self._template()
         if not chosen:
             raise ConfigError("the scheme of this port is not known", hop=self.name, hint="Give a template, or --dsn")
         return self._make(chosen, self._password(chosen))
@@ -123,8 +140,13 @@ class Tunnel(traitlets.HasTraits):
         return make(template, host=host, port=self.local_port, password=password, far_host=self.remote_host)
 
     def _password(self, template: str) -> str | None:
-        if self.password:
-            return self.session.sources.resolve(self.password)
+        reference = self.password or self.request.options.socks_password
+        if reference:
+            try:
+                return self.session.sources.resolve(reference)
+            except ConfigError as error:
+                error.hop = error.hop or self.name
+                raise
         return password_for(template, self.remote_host, self.remote_port)
 
     def engine(self, **kw: Any) -> sqlalchemy.Engine:
@@ -138,7 +160,7 @@ class Tunnel(traitlets.HasTraits):
         """
         from .sqlalchemy import make_engine
 
-        template = template_for(self.request.forward, self.template)
+        template = self._template()
         if not template:
             raise ConfigError("the scheme of this port is not known", hop=self.name, hint="Give --dsn")
         return make_engine(self._make(template, None), lambda: self._password(template), **kw)

@@ -96,7 +96,7 @@ class Probe:
             return "ok"
         if not self._data:
             raise RefusedError(
-                f"took the connection and closed it before a {self.scheme} hello",
+                f"it took the connection and closed it without a {self.scheme} hello",
                 hop=str(self._connect),
                 hint="Is the service behind that port up? --no-check opens the tunnel all the same",
             )

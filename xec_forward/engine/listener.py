@@ -88,7 +88,7 @@ class Binder:
             return await self._bind_patiently(addresses, preferred)
         except (PortInUseError, BindPermissionError) as error:
             listener = _bind(addresses, 0)
-            why = "needs more rights" if isinstance(error, BindPermissionError) else error.message
+            why = "needs more rights" if isinstance(error, BindPermissionError) else f"is {error.message}"
             listener.notes.append(f"local port {listener.port}, because {preferred} {why}")
             return listener
 
@@ -111,16 +111,16 @@ def _taken(host: str, port: int, own: str, holder: Holder | None) -> ForwardErro
     any_port = f"write 0 in the place of {port} for any free port"
     if own:
         return PortInUseError(
-            f"is held by the tunnel {own} of this kernel",
+            f"held by the tunnel {own} of this kernel",
             hop=hop,
             hint=f"%forward --close {own} frees it, or {any_port}",
         )
     if holder is not None:
         owner = f"of {holder.notebook}" if holder.notebook else f"of the Python process {holder.kernel}"
         return PortInUseError(
-            f"is held by the tunnel {holder.tunnel} {owner}", hop=hop, hint=f"Close it there, or {any_port}"
+            f"held by the tunnel {holder.tunnel} {owner}", hop=hop, hint=f"Close it there, or {any_port}"
         )
-    return PortInUseError("is taken by another program", hop=hop, hint=f"End it, or {any_port}")
+    return PortInUseError("taken by another program", hop=hop, hint=f"End it, or {any_port}")
 
 
 async def _addresses(host: str, *, wide: bool) -> list[tuple[int, str]]:
@@ -171,7 +171,7 @@ def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
             sock.close()
         hop = str(Endpoint(address, port))
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError("is taken", hop=hop) from None
+            raise PortInUseError("taken", hop=hop) from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise BindPermissionError(
                 "the system does not let this account listen there",
@@ -179,7 +179,7 @@ def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
                 hint=f"Choose a port above 1023, such as {port + 8000 if port < 1024 else port + 1}",
             ) from None
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError("is not an address of this machine", hop=hop) from None
+            raise ConfigError("not an address of this machine", hop=hop) from None
         raise ConfigError(f"cannot listen: {error.strerror}", hop=hop) from None
     return Listener(sockets, addresses[0][1], port)
 
@@ -205,7 +205,7 @@ def _bind_unix(path: str) -> Listener:
     except OSError as error:
         sock.close()
         if error.errno == errno.EADDRINUSE:
-            raise PortInUseError("is taken", hop=path, hint="Remove the file, or choose another path") from None
+            raise PortInUseError("taken", hop=path, hint="Remove the file, or choose another path") from None
         if error.errno in (errno.EACCES, errno.EPERM):
             raise BindPermissionError("this account may not make a socket there", hop=path) from None
         raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path) from None

@@ -8,8 +8,9 @@ from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 
 from ..errors import ClosedError
-from ..model import Changed, Health, Open, Snapshot
-from .links import ssh
+from ..model import Changed, Health, Open, Outlook, Snapshot
+from ..options import SshTarget
+from .links import command, ssh
 from .links.base import Dial
 from .links.pool import Pool
 from .listener import Binder
@@ -63,6 +64,10 @@ class Manager:
         """Look at each stage of a tunnel."""
         return await self._find(number).check()
 
+    async def look(self, target: SshTarget) -> Outlook:
+        """What the configuration says about a target; nothing is dialled."""
+        return await asyncio.to_thread(ssh.look, target)
+
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All tunnels, in the order of their opening."""
         return tuple(tunnel.snapshot() for tunnel in self._tunnels.values())
@@ -86,7 +91,13 @@ class Manager:
 
     def _route(self, request: Open) -> tuple[Hashable, Dial]:
         """What identifies the link a request wants, and how to dial it."""
-        return ssh.identity(request.target), partial(ssh.dial, request.target, pool=self._pool)
+        if request.command is not None:
+            text = request.command.command
+            # Sooner than the tunnel's own deadline, whose message cannot say what the command said.
+            limit = min(command.LISTEN_DEADLINE, request.options.timeout * 0.85)
+            return command.identity(text), partial(command.dial, text, timeout=limit)
+        assert request.ssh is not None
+        return ssh.identity(request.ssh), partial(ssh.dial, request.ssh, pool=self._pool)
 
     def _name_of_port(self, port: int) -> str:
         return next((tunnel.name for tunnel in self._tunnels.values() if tunnel.port == port), "")

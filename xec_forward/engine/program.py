@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import re
-import shlex
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from ..errors import ConfigError, EngineError
+from ..options import CommandTarget
 from ..spec.words import shorten
 from . import reaper
 
@@ -43,14 +43,7 @@ def name_of(command: str) -> str:
     >>> name_of("AWS_PROFILE=x /usr/bin/aws ssm start-session")
     'aws'
     """
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        words = command.split()
-    for word in words:
-        if not _ASSIGNMENT.match(word) and word not in ("exec", "env"):
-            return shorten(_ESCAPES.sub("", os.path.basename(word.strip("();{}")))) or "command"
-    return "command"
+    return CommandTarget(command).host
 
 
 @dataclass(frozen=True, slots=True)

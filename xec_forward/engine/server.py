@@ -25,6 +25,7 @@ from ..model import (
     Failed,
     Fault,
     Hello,
+    Look,
     Open,
     Reconnect,
     Report,
@@ -137,7 +138,7 @@ class Server(asyncio.Protocol):
         del self._calls[call]
         self._send(report)
 
-    async def _serve(self, manager: Manager, request: Open | Close | Reconnect | Check | Describe) -> Done:
+    async def _serve(self, manager: Manager, request: Open | Close | Reconnect | Check | Look | Describe) -> Done:
         match request:
             case Open():
                 return Done(request.call, (await manager.open(request),))
@@ -147,6 +148,8 @@ class Server(asyncio.Protocol):
                 return Done(request.call, (await manager.reconnect(request.tunnel),))
             case Check():
                 return Done(request.call, health=await manager.check(request.tunnel))
+            case Look():
+                return Done(request.call, outlook=await manager.look(request.ssh))
             case Describe():
                 return Done(request.call, manager.snapshots())
 

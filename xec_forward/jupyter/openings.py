@@ -22,7 +22,7 @@ from ..dsn import ConnectionString, parse_template, suffix, template_for
 from ..errors import ConfigError, ForwardError, SpecError
 from ..line import Line
 from ..model import TunnelState
-from ..options import Service, SshTarget, TunnelOptions
+from ..options import Service, SshTarget, Target, TunnelOptions
 from ..source import Source, SourceKind
 from ..spec import Forward, default_name
 from . import prompts
@@ -59,7 +59,7 @@ class KeptPassword:
 class Wanted:
     """One forward of a line. Two that are equal in `key` are the same line run twice."""
 
-    target: SshTarget
+    target: Target
     forward: Forward
     options: TunnelOptions
     service: Service
@@ -82,7 +82,8 @@ class Wanted:
     @property
     def far_end(self) -> tuple[object, ...]:
         """Where it leads, whatever its local side and options are."""
-        return self.target.host, self.target.username, self.target.port, self.forward.kind, self.forward.connect
+        login = (self.target.username, self.target.port) if isinstance(self.target, SshTarget) else ()
+        return self.target.host, login, self.forward.kind, self.forward.connect or self.forward.listen
 
 
 @dataclass(slots=True, eq=False)

@@ -13,6 +13,7 @@ from html import escape
 
 from ..model import Snapshot, Step, TunnelState
 from ..services import PORTS
+from ..spec import Kind
 
 SIGNS = {
     TunnelState.IDLE: "○",
@@ -204,8 +205,17 @@ class Text(View):
 
 
 def way(snapshot: Snapshot) -> str:
-    """From the listener over the hops to the far end: `127.0.0.1:5432 -> bastion -> pg.vpc:5432`."""
+    """From the listener over the hops to the far end: `127.0.0.1:5432 -> bastion -> pg.vpc:5432`.
+
+    A remote forward runs the other way: `bastion:8080 -> here -> localhost:3000`.
+    """
     far = f"localhost{snapshot.connect}" if snapshot.connect.startswith(":") else snapshot.connect
+    if snapshot.kind is Kind.REMOTE:
+        host = snapshot.route[-1] if snapshot.route else ""
+        listen = f"{host}{snapshot.listen}" if snapshot.listen.startswith((":", "/")) else snapshot.listen
+        return " -> ".join(filter(None, [listen, *reversed(snapshot.route[:-1]), "here", far]))
+    if snapshot.kind is Kind.DYNAMIC:
+        far = "anywhere (SOCKS)"
     return " -> ".join(filter(None, [snapshot.listen, *snapshot.route, far]))
 
 
@@ -216,8 +226,10 @@ def opening(steps: Sequence[Step]) -> str:
         return ""
     total = sum(step.seconds or 0.0 for step in done)
     parts = [
-        # Of the service's own protocol what counts is what it answered.
-        f"{step.name} {step.outcome}" if step.name in PORTS else f"{step.name} {short_seconds(step.seconds or 0.0)}"
+        # Of the service's own protocol what counts is whether it was seen; a note tells what was seen instead.
+        f"{step.name} {'ok' if step.outcome == 'ok' else 'not seen'}"
+        if step.name in PORTS
+        else f"{step.name} {short_seconds(step.seconds or 0.0)}"
         for step in done
     ]
     return f"{short_seconds(total)} s ({', '.join(parts)})"

@@ -14,16 +14,16 @@ from typing import get_type_hints
 
 from ..dsn import parse_template
 from ..errors import SpecError
-from ..options import Service, SshTarget, TunnelOptions
+from ..options import CommandTarget, Service, SshTarget, TunnelOptions
 from ..source import SOURCE_FORMS
-from ..spec import check_name
+from ..spec import check_name, parse_target
 from ..spec.hints import is_ipv6
 from ..spec.parts import Malformed, read_host
 from ..spec.words import holds_password, quote
 
 __all__ = ["FLAGS", "Flag", "Section", "duration", "read_value", "unknown"]
 
-Section = type[SshTarget] | type[TunnelOptions] | type[Service]
+Section = type[SshTarget] | type[CommandTarget] | type[TunnelOptions] | type[Service]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +69,13 @@ _KINDS: dict[object, type] = {
     int | None: int,
     float | None: float,
     tuple[str, ...]: tuple,
+    tuple[SshTarget, ...]: str,
 }
 
 
 def _flags() -> dict[str, Flag]:
     found: dict[str, Flag] = {}
-    sections: tuple[Section, ...] = (Service, TunnelOptions, SshTarget)
+    sections: tuple[Section, ...] = (Service, TunnelOptions, SshTarget, CommandTarget)
     for section in sections:
         types = get_type_hints(section)
         for each in fields(section):
@@ -106,6 +107,10 @@ def read_value(flag: Flag, spelling: str, text: str) -> object:
         raise SpecError(f"{spelling}: its value holds a control character")
     if not text:
         raise SpecError(f"{spelling} needs a value", hint=f"Write {spelling} {flag.metavar}")
+    if flag.field == "proxy":
+        return tuple(parse_target(hop) for hop in text.split(","))
+    if flag.field == "control_persist" and text in _PERSIST:
+        return _PERSIST[text]
     if flag.kind in (int, float):
         return _number(flag, spelling, text)
     if flag.metavar == "URL":
@@ -128,7 +133,7 @@ def read_value(flag: Flag, spelling: str, text: str) -> object:
 
 
 def _number(flag: Flag, spelling: str, text: str) -> int | float:
-    if flag.metavar == "D":
+    if flag.metavar.startswith("D"):
         return duration(text, spelling)
     whole = flag.kind is int
     pattern = r"[0-9]{1,9}" if whole else r"[0-9]{1,9}(\.[0-9]{0,9})?|\.[0-9]{1,9}"
@@ -156,6 +161,8 @@ def duration(text: str, what: str) -> float:
     return sum(float(count) * unit for count, unit in zip(found.groups("0"), (86400, 3600, 60, 1), strict=True))
 
 
+# ssh_config(5): yes and 0 both mean "for ever"; ours ends with the kernel.
+_PERSIST = {"yes": float("inf"), "true": float("inf"), "no": 0.0, "false": 0.0}
 _DURATION = re.compile(r"(?:(\d{1,4})d)?(?:(\d{1,5})h)?(?:(\d{1,6})m)?(?:(\d{1,9}(?:\.\d{1,3})?)s?)?")
 
 
@@ -200,7 +207,7 @@ def unknown(spelling: str, others: tuple[str, ...] = ()) -> SpecError:
     known = [word for word in (*FLAGS, *others) if word.startswith("--")] if spelling.startswith("--") else []
     # An abbreviation first, `--pass`: there are none, and difflib would say --as.
     near = [word for word in known if len(spelling) > 3 and word.startswith(spelling)]
-    near = near or get_close_matches(spelling[:40], known, n=1)
+    near = near or get_close_matches(spelling[:40], known, n=1, cutoff=0.7)
     if spelling == "-o":
         hint = "Say it in ssh_config, or in a file of your own with -F FILE"
     elif near:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ..errors import SpecError
-from ..options import Service, SshTarget, TunnelOptions
+from ..options import CommandTarget, Service, SshTarget, Target, TunnelOptions
 from ..source import Source
 from ..spec import Forward
 from .reader import Action, Entry, Reader
@@ -47,7 +47,7 @@ class Line:
 
     action: Action
     names: tuple[str, ...] = ()
-    target: SshTarget | None = None
+    target: Target | None = None
     forwards: tuple[Forward, ...] = ()
     tunnel: TunnelOptions = field(default_factory=TunnelOptions)
     service: Service = field(default_factory=Service)
@@ -201,8 +201,10 @@ def _list_line(head: Line, words: list[str]) -> Line:
     )
 
 
-def _target(reader: Reader, targets: Mapping[str, SshTarget]) -> tuple[SshTarget, list[Entry]]:
+def _target(reader: Reader, targets: Mapping[str, SshTarget]) -> tuple[Target, list[Entry]]:
     """The target with its options, and the entries after it is taken out."""
+    if reader.given[CommandTarget]:
+        return _command(reader), reader.entries
     plain = [entry for entry in reader.entries if entry.option == ""]
     if not plain:
         raise SpecError("TARGET is missing: nothing says where to", hint="Write %forward bastion 5432:pg.vpc:5432")
@@ -218,6 +220,19 @@ def _target(reader: Reader, targets: Mapping[str, SshTarget]) -> tuple[SshTarget
         if getattr(target, name) and name in given and given[name] != getattr(target, name):
             raise SpecError(f"TARGET and {option} say different things", hint="Leave one of them out")
     return replace(target, **given), rest
+
+
+def _command(reader: Reader) -> CommandTarget:
+    """The command that stands in the place of a host. Its own login is its own affair."""
+    if given := reader.given[SshTarget]:
+        names = ", ".join("--" + name.replace("_", "-") for name in given)
+        raise SpecError(f"{names} and --command do not go together", hint="Give it to the command")
+    target = CommandTarget(**reader.given[CommandTarget])
+    if "%p" not in target.command:
+        raise SpecError("--command: its text has no %p", hint="Write %p where the command takes its local port")
+    if any(entry.option not in ("", "-L") for entry in reader.entries):
+        raise SpecError("--command opens local forwards only", hint="Leave -R and -D out")
+    return target
 
 
 def _check_names(forwards: tuple[Forward, ...], name: str) -> None:

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 from ..errors import SpecError
-from ..options import Service, SshTarget, TunnelOptions
+from ..options import CommandTarget, Service, SshTarget, TunnelOptions
 from ..source import Source, SourceKind, parse_source
 from ..spec import Forward, Kind, parse_forward, parse_target
 from ..spec.words import quote
@@ -74,6 +74,7 @@ class Entry:
         )
 
 
+SECTIONS: tuple[Section, ...] = (Service, TunnelOptions, SshTarget, CommandTarget)
 _FORWARDS = {"-L": Kind.LOCAL, "-R": Kind.REMOTE, "-D": Kind.DYNAMIC}
 _IGNORED = ("-N", "-T", "-f")
 _ACTIONS = {f"--{action}": action for action in (Action.CLOSE, Action.CLOSE_ALL, Action.RECONNECT)}
@@ -94,7 +95,7 @@ class Reader:
     def __init__(self, words: Sequence[str], *, listed: bool = False) -> None:
         self.action = Action.OPEN
         self.entries: list[Entry] = []
-        self.given: dict[Section, dict[str, Any]] = {Service: {}, TunnelOptions: {}, SshTarget: {}}
+        self.given: dict[Section, dict[str, Any]] = {section: {} for section in SECTIONS}
         self.sources: dict[str, Source] = {}
         self._words = list(words)
         self._next = 0
@@ -160,7 +161,7 @@ class Reader:
 
     def _flag(self, flag: Flag, spelling: str, value: str | None) -> None:
         self._after = ""
-        if self._listed and flag.section is SshTarget:
+        if self._listed and flag.section in (SshTarget, CommandTarget):
             raise SpecError(f"{spelling} belongs to TARGET", hint="Put it in the first line of the cell")
         given = self.given[flag.section]
         if flag.switch:

@@ -83,8 +83,10 @@ class Link(ABC):
         half_close: see HalfClose.
         route: the hops' names in order, the target itself last.
         lost: resolved with the reason once the link is gone, also after `close` (then with ClosedError).
+        persist: seconds that it outlives its last tunnel; infinity: as long as the engine.
     """
 
+    persist: float = 0.0
     half_close: HalfClose
     route: tuple[str, ...]
     lost: asyncio.Future[ForwardError]

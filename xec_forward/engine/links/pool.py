@@ -279,11 +279,12 @@ class Pool:
         shared.holders -= 1
         if shared.holders:
             return
-        if self._linger and not self._closed and not shared.link.lost.done():
-            loop = asyncio.get_running_loop()
-            shared.linger = loop.call_later(self._linger, self._drop, entry, shared)
-        else:
+        linger = max(self._linger, shared.link.persist)
+        if not linger or self._closed or shared.link.lost.done():
             self._drop(entry, shared)
+        elif linger != float("inf"):
+            loop = asyncio.get_running_loop()
+            shared.linger = loop.call_later(linger, self._drop, entry, shared)
 
     def _stay(self, shared: _Shared) -> None:
         if shared.linger is not None:

@@ -12,8 +12,8 @@
 asyncssh is imported here and nowhere else, and never on the kernel's side.
 """
 
-from .config import identity
+from .config import identity, look
 from .connection import dial
 from .link import SshLink
 
-__all__ = ["SshLink", "dial", "identity"]
+__all__ = ["SshLink", "dial", "identity", "look"]

@@ -107,10 +107,10 @@ class Login:
         if plan[tries] == "memory":
             answer = self._memory["password"]
         elif source:
-            answer = await self._ask("password", "a password is needed", source=source)
+            answer = await self._ask("password", "a password", source=source)
         else:
             where = f"{self._resolved.username}@{self._resolved.host}"
-            answer = await self._ask("password", "a password is needed", prompt=prompt or f"{where}'s password: ")
+            answer = await self._ask("password", "a password", prompt=prompt or f"{where}'s password: ")
         if answer is not None:
             self._password = answer
             self._note_tried("the password")
@@ -125,8 +125,9 @@ class Login:
                 answer = await self.password("keyboard-interactive", f"({self._resolved.host}) {text}")
             else:
                 text = f"({self._resolved.host}) {text}"
-                answer = await self._ask("password", "an answer is needed", prompt=text, echo=echo)
-                self._note_tried("keyboard-interactive")
+                answer = await self._ask("password", "an answer", prompt=text, echo=echo)
+                if answer is not None:
+                    self._note_tried("keyboard-interactive")
             if answer is None:
                 return None
             answers.append(answer)
@@ -153,19 +154,21 @@ class Login:
         """What to tell the user when the server has refused everything."""
         who, resolved = self._resolved.username, self._resolved
         offers = f"; {resolved.host} accepts {', '.join(self.offers)}" if self.offers else ""
-        tried = ", ".join(self._tried) or "nothing, there is no key to try"
-        hint = "-i FILE names a key, -l NAME another user"
-        needs = ""
-        if self.unanswered is not None:
-            needs = f"; {self._wanted} ({self.unanswered})"
-            hint = "--ssh-password env:NAME, or a key that is accepted"
+        if self.unanswered is None:
+            tried = ", ".join(self._tried) or "nothing: there is no key to try"
+            what = f"the login as {who} was refused; tried {tried}"
+            hint = "-i FILE names a key, -l NAME another user"
+        else:
+            # A key whose passphrase is missing or wrong has not been refused.
+            spared = " ".join([self._wanted, *self._trouble]) + " "
+            refused = [each for each in self._tried if f" {each} " not in spared]
+            also = f"; tried and refused: {', '.join(refused)}" if refused else ""
+            also = also if self._tried else "; there is no key to try"
+            what = f"the login as {who} needs {self._wanted} ({self.unanswered}){also}"
+            hint = "Give --ssh-password env:NAME, or a key that is accepted with -i FILE"
             if self._wanted.startswith("the passphrase"):
-                hint = "--passphrase env:NAME, or ssh-add puts the key into the agent"
-        return AuthenticationError(
-            f"the login as {who} was refused; tried {tried}{self._troubles()}{needs}{offers}",
-            hop=resolved.host,
-            hint=hint,
-        )
+                hint = "Give --passphrase env:NAME, or put the key into the agent with ssh-add"
+        return AuthenticationError(f"{what}{self._troubles()}{offers}", hop=resolved.host, hint=hint)
 
     # keys
 
@@ -242,7 +245,7 @@ class Login:
                 secret: str | None = self._memory[place]
             else:
                 prompt = "" if source else f"Passphrase for {shown(path)}: "
-                wanted = f"the passphrase of {shown(path)} is needed"
+                wanted = f"the passphrase of {shown(path)}"
                 secret = await self._ask("passphrase", wanted, source=source, prompt=prompt)
             if secret is None:
                 raise ValueError("no passphrase")

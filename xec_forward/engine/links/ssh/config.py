@@ -14,14 +14,17 @@ import os
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
 
 import asyncssh
 from asyncssh.config import ConfigParseError, SSHClientConfig, SSHConfig
 
-from ....errors import ConfigError
+from ....errors import ConfigError, SpecError
+from ....line.flags import duration
+from ....model import Outlook
 from ....options import SshTarget
+from ....spec import Forward, Kind, parse_forward
 
 USER_CONFIG = "~/.ssh/config"
 SYSTEM_CONFIG = "/etc/ssh/ssh_config"
@@ -30,6 +33,8 @@ GLOBAL_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
 DEFAULT_IDENTITIES = ("id_ed25519", "id_ecdsa", "id_rsa", "id_ecdsa_sk", "id_ed25519_sk")
 ALIVE_INTERVAL = 15.0
 ALIVE_COUNT_MAX = 3
+
+N = TypeVar("N")
 
 # ssh's "no" accepts even changed keys when it is not asked to forward; we never accept a changed one.
 _POLICIES = {
@@ -77,6 +82,9 @@ class Resolved:
         jumps: the hops in order, as targets.
         proxy_command: the program that a ProxyCommand starts, or "".
         ciphers, host_key_algorithms, compression, gssapi: whether the files name them, or turn them on.
+        control_path: where a master's socket may be, its tokens not expanded; "" for nowhere.
+        control_persist: seconds that the connection outlives its last tunnel.
+        forwards: the LocalForward, RemoteForward and DynamicForward lines.
     """
 
     host: str
@@ -102,6 +110,9 @@ class Resolved:
     ciphers: bool
     host_key_algorithms: bool
     compression: bool
+    control_path: str
+    control_persist: float
+    forwards: tuple[Forward, ...]
     gssapi: bool
 
     @property
@@ -109,6 +120,12 @@ class Resolved:
         """`hostname:port`, IPv6 in brackets."""
         host = f"[{self.hostname}]" if ":" in self.hostname else self.hostname
         return f"{host}:{self.port}"
+
+
+def _append_line(config: SSHConfig, option: str, words: list[str]) -> None:
+    """One forward a line; its two words as ssh's command line would have them, with a colon between."""
+    cast("list[str]", config._options.setdefault(option, [])).append(":".join(words))
+    words.clear()
 
 
 class _Config(SSHClientConfig):
@@ -121,7 +138,14 @@ class _Config(SSHClientConfig):
     }
     _handlers: ClassVar[dict[str, tuple[str, Callable[..., None]]]] = {  # type: ignore[misc]
         **SSHClientConfig._handlers,
+        "controlmaster": ("ControlMaster", SSHConfig._set_string),
+        "controlpath": ("ControlPath", SSHConfig._set_string),
+        "controlpersist": ("ControlPersist", SSHConfig._set_string),
+        "dynamicforward": ("DynamicForward", _append_line),
+        "gatewayports": ("GatewayPorts", SSHConfig._set_string),
         "hashknownhosts": ("HashKnownHosts", SSHConfig._set_bool),
+        "localforward": ("LocalForward", _append_line),
+        "remoteforward": ("RemoteForward", _append_line),
         "revokedhostkeys": ("RevokedHostKeys", SSHConfig._set_string),
         "stricthostkeychecking": ("StrictHostKeyChecking", SSHConfig._set_string),
     }
@@ -169,7 +193,7 @@ def resolve(target: SshTarget) -> Resolved:
     policy = target.host_key or _POLICIES.get(strictness, "")
     if policy not in ("ask", "strict", "accept-new"):
         raise fail(f"StrictHostKeyChecking {strictness} is none of yes, no, ask, accept-new")
-    jump = config.get("ProxyJump")
+    jump = None if target.proxy else config.get("ProxyJump")
     interval = config.get("ServerAliveInterval", ALIVE_INTERVAL)
     count = config.get("ServerAliveCountMax", ALIVE_COUNT_MAX)
     timeout = config.get("ConnectTimeout")
@@ -194,13 +218,25 @@ def resolve(target: SshTarget) -> Resolved:
         connect_timeout=float(cast(int, timeout)) if timeout else None,
         alive_interval=_first(target.server_alive_interval, float(cast(float, interval))),
         alive_count_max=int(_first(target.server_alive_count_max, cast(int, count))),
-        jumps=_jumps(str(jump), target) if jump else (),
-        proxy_command="" if jump else str(config.get("ProxyCommand") or "").partition(" ")[0],
+        jumps=hops_of(target) or (_jumps(str(jump), target) if jump else ()),
+        proxy_command="" if jump or target.proxy else str(config.get("ProxyCommand") or "").partition(" ")[0],
         ciphers=bool(config.get("Ciphers")),
         host_key_algorithms=bool(config.get("HostKeyAlgorithms")),
-        compression=bool(config.get("Compression")),
+        compression=target.compression or target.compression_level is not None or bool(config.get("Compression")),
+        control_path=target.control_path or str(config.get("ControlPath") or ""),
+        control_persist=_persist(target, config),
+        forwards=_forwards(config, target),
         gssapi=bool(config.get("GSSAPIAuthentication")),
     )
+
+
+def look(target: SshTarget) -> Outlook:
+    """What would be dialled, and which forwards the files name. Reads files, dials nothing. Raises ConfigError."""
+    resolved = resolve(target)
+    hops = [resolve(hop) for hop in resolved.jumps]
+    notes = [f"through the program {resolved.proxy_command} (ProxyCommand)"] if resolved.proxy_command else []
+    route = tuple(f"{hop.username}@{hop.address}" for hop in (*hops, resolved))
+    return Outlook(route, resolved.forwards, tuple(notes))
 
 
 def refuse_circle(target: SshTarget, jumps: tuple[SshTarget, ...]) -> None:
@@ -253,7 +289,7 @@ def _read(target: SshTarget, files: tuple[str, ...]) -> SSHConfig:
         ) from error
 
 
-def _first(asked: float | None, otherwise: float) -> float:
+def _first(asked: N | None, otherwise: N) -> N:
     return otherwise if asked is None else asked
 
 
@@ -284,6 +320,52 @@ def _agent(config: SSHConfig) -> str:
     if text == "SSH_AUTH_SOCK":
         return os.environ.get("SSH_AUTH_SOCK", "")
     return os.environ.get(text[1:], "") if text.startswith("$") else _expand(text)
+
+
+def hops_of(target: SshTarget) -> tuple[SshTarget, ...]:
+    """The hops that were asked for, in order. What a hop does not say itself it takes over, as in `_jumps`."""
+    return tuple(
+        replace(
+            hop,
+            passphrase=hop.passphrase or target.passphrase,
+            ssh_config=hop.ssh_config or target.ssh_config,
+            host_key=hop.host_key or target.host_key,
+            server_alive_interval=_first(hop.server_alive_interval, target.server_alive_interval),
+            server_alive_count_max=_first(hop.server_alive_count_max, target.server_alive_count_max),
+        )
+        for hop in target.proxy
+    )
+
+
+def _persist(target: SshTarget, config: SSHConfig) -> float:
+    """ControlPersist in seconds; yes and 0 mean for ever (ssh_config(5)), and so until the kernel ends."""
+    if target.control_persist is not None:
+        return target.control_persist
+    text = str(config.get("ControlPersist") or "no").lower()
+    if text in ("no", "false"):
+        return 0.0
+    if text in ("yes", "true", "0"):
+        return float("inf")
+    try:
+        return duration(text, "ControlPersist")
+    except SpecError as error:
+        raise ConfigError(error.message, hop=target.host, hint=error.hint) from None
+
+
+def _forwards(config: SSHConfig, target: SshTarget) -> tuple[Forward, ...]:
+    """The forwards that the files name for this host, in ssh's order of kinds."""
+    found = []
+    for option, kind in (
+        ("LocalForward", Kind.LOCAL),
+        ("RemoteForward", Kind.REMOTE),
+        ("DynamicForward", Kind.DYNAMIC),
+    ):
+        for text in cast("list[str]", config.get(option) or []):
+            try:
+                found.append(parse_forward(text, kind=kind))
+            except SpecError as error:
+                raise ConfigError(f"{option}: {error.message}", hop=target.host, hint=error.hint) from None
+    return tuple(found)
 
 
 def _jumps(text: str, target: SshTarget) -> tuple[SshTarget, ...]:

@@ -22,7 +22,7 @@ from ....options import SshTarget
 from ....spec import Endpoint
 from ..base import Link, Opening
 from ..pool import Lease, Memory, Pool
-from . import failures
+from . import failures, packets
 from .authentication import Login, check_identities
 from .config import Resolved, identity, refuse_circle, resolve
 from .known_hosts import HostKeys
@@ -227,6 +227,8 @@ async def _connect(
             clock.run()
             login = Login(target, resolved, _PatientOpening(opening, clock), memory)
             client = _Client(link, host_keys, login, clock)
+            if target.compression_level is not None:
+                packets.set_compression_level(target.compression_level)
             await asyncssh.connect(
                 target.host,
                 resolved.port,
@@ -243,7 +245,7 @@ async def _connect(
                 gss_host=() if resolved.gssapi else None,
                 gss_kex=False,
                 encryption_algs=() if resolved.ciphers else f"^{','.join(CIPHERS)}",
-                compression_algs=() if resolved.compression else "none",
+                compression_algs=("zlib@openssh.com", "zlib", "none") if resolved.compression else "none",
                 keepalive_interval=resolved.alive_interval,
                 keepalive_count_max=resolved.alive_count_max,
                 connect_timeout=None,
@@ -266,5 +268,6 @@ async def _connect(
         host_keys.record_if_new()
         if login is not None:
             await login.end()
+    link.persist = resolved.control_persist
     link.ready(parent)
     return link

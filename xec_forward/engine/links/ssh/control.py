@@ -71,8 +71,18 @@ class Control:
         self._loop.add_reader(sock, self.read)
 
     def send(self, message: Message, *descriptors: int) -> None:
-        """Send soon. The descriptors are closed once they are sent, or when the connection ends before."""
-        self._put(encode(message), -1)
+        """Send soon. The descriptors are closed once they are sent, or when the connection ends before.
+
+        Raises:
+            MuxError: there is no such packet; the descriptors are closed.
+        """
+        try:
+            packet = encode(message)
+        except MuxError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+        self._put(packet, -1)
         for descriptor in descriptors:
             self._put(b"\0", descriptor)
         if not self._writing:

@@ -101,14 +101,14 @@ def refusal(error: asyncssh.ChannelOpenError, connect: Endpoint, hop: str) -> Fo
     far, text = str(connect), error.reason.lower()
     if error.code == asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED:
         return ProhibitedError(
-            f"{hop} does not allow a forwarding to {far}",
+            f"forwarding to {far} is not allowed there",
             hop=hop,
             hint="See AllowTcpForwarding and PermitOpen in its sshd_config, or the key's options there",
         )
     if error.code == asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE:
-        return ProhibitedError(f"{hop} cannot forward to {'a unix socket' if connect.path else far}", hop=hop)
+        return ProhibitedError(f"it cannot forward to {'a unix socket' if connect.path else far}", hop=hop)
     if error.code == asyncssh.OPEN_RESOURCE_SHORTAGE:
-        return ProhibitedError(f"{hop} has no room for another channel", hop=hop)
+        return ProhibitedError("it has no room for another channel", hop=hop)
     if "ssh connection closed" in text:
         return LostError(f"the connection to {hop} was lost", hop=hop)
     if any(words in text for words in _NAME_FAILURES):

@@ -24,11 +24,15 @@ import functools
 import logging
 import socket
 import time
+import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, cast
 
 import asyncssh
+from asyncssh import compression
 from asyncssh.channel import SSHTCPChannel, SSHUNIXChannel
+from asyncssh.compression import Compressor
 from asyncssh.connection import SSHClientConnection
 from asyncssh.constants import MSG_CHANNEL_DATA, MSG_CHANNEL_WINDOW_ADJUST, MSG_DEBUG, MSG_IGNORE
 from asyncssh.packet import SSHPacket, UInt32
@@ -131,6 +135,34 @@ def quicken(connection: SSHClientConnection) -> None:
     """Give a connection, before its first byte, the input buffer and the send function."""
     if usable():
         _quicken(connection)
+
+
+_level: ContextVar[int] = ContextVar("compression level", default=zlib.Z_DEFAULT_COMPRESSION)
+
+
+class _Deflate(Compressor):
+    """As asyncssh's own compressor, at the level of the connection it is made for.
+
+    Each key exchange makes a new one, called from the connection's transport and so in the context that the
+    connection was made in: there the level is found again.
+    """
+
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(_level.get())
+
+    def compress(self, data: bytes) -> bytes:
+        return self._deflate.compress(data) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
+def set_compression_level(level: int) -> None:
+    """Compress at this level on the connections made from here on in this context (RFC 4253 section 6.2).
+
+    It governs what we send. What the server sends it compresses as it likes.
+    """
+    if usable():
+        for name in (b"zlib@openssh.com", b"zlib"):
+            compression._cmp_compressors[name] = _Deflate
+        _level.set(level)
 
 
 def on_connection_close(channel: RawChannel, told: Callable[[], None]) -> None:

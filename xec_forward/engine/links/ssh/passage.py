@@ -16,7 +16,7 @@ import select
 import socket
 from collections.abc import Callable
 
-from ....errors import ForwardError, LostError
+from ....errors import ForwardError
 from ..base import ChannelProtocol
 from .control import Control
 
@@ -314,8 +314,3 @@ class Passage:
         self._drop()
         self._forget(self)
         protocol.connection_lost(error)
-
-
-def lost(host: str, why: str = "") -> LostError:
-    """The link is gone."""
-    return LostError(why or "the ssh master is gone", hop=host)

@@ -48,8 +48,9 @@ from ....errors import (
 from ....spec import Endpoint
 from ..base import Channel, ChannelProtocol, HalfClose, Link
 from . import mux
-from .control import Control, peer_uid
-from .passage import Passage, lost
+from .control import peer_uid
+from .dialogue import Dialogue, lost
+from .passage import Passage
 
 logger = logging.getLogger(__name__)
 
@@ -124,83 +125,6 @@ async def ride(
     return link
 
 
-class _Line:
-    """A control connection with its hello said, and the replies that are awaited on it."""
-
-    def __init__(self, sock: socket.socket, ended: Callable[[], None] | None = None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._hello: asyncio.Future[None] = self._loop.create_future()
-        self._waiting: dict[int, Callable[[mux.Message | None], None]] = {}
-        self._last = 0
-        self.ended = ended
-        self.failed: Callable[[mux.Failure], None] | None = None
-        self.control = Control(sock, self._received, self._gone)
-        self.control.send(mux.Hello())
-
-    async def hello(self) -> None:
-        """Wait for the master's hello. Raises MuxError or LostError."""
-        await self._hello
-
-    def ask(
-        self, message: Callable[[int], mux.Message], replied: Callable[[mux.Message | None], None], *passed: int
-    ) -> None:
-        """Send a request; `replied` gets the reply, or None when the connection ended before."""
-        self._last += 1
-        self._waiting[self._last] = replied
-        self.control.send(message(self._last), *passed)
-
-    async def request(self, message: Callable[[int], mux.Message], *passed: int) -> mux.Message:
-        """Send a request and wait for its reply. Raises LostError when the connection ends before."""
-        reply: asyncio.Future[mux.Message | None] = self._loop.create_future()
-
-        def replied(answer: mux.Message | None) -> None:
-            if not reply.done():
-                reply.set_result(answer)
-
-        if self.control.closed:
-            for one in passed:
-                os.close(one)
-            raise lost("")
-        self.ask(message, replied, *passed)
-        answer = await reply
-        if answer is None:
-            raise lost("")
-        return answer
-
-    def close(self) -> None:
-        self.control.close()
-        self._forget()
-
-    def _received(self, message: mux.Message, passed: list[int]) -> None:
-        for descriptor in passed:  # a master passes none
-            os.close(descriptor)
-        if isinstance(message, mux.Hello):
-            if not self._hello.done():
-                if message.version == mux.VERSION:
-                    self._hello.set_result(None)
-                else:
-                    self._hello.set_exception(mux.MuxError(f"version {message.version} of the mux protocol"))
-        elif isinstance(message, mux.ExitMessage | mux.TtyAllocationFailed):
-            pass
-        elif replied := self._waiting.pop(message.request, None):
-            replied(message)
-        elif isinstance(message, mux.Failure) and self.failed is not None:
-            self.failed(message)
-
-    def _gone(self) -> None:
-        self._forget()
-        if self.ended is not None:
-            self.ended()
-
-    def _forget(self) -> None:
-        if not self._hello.done():
-            self._hello.set_exception(lost("", "it ended before its hello"))
-            self._hello.exception()
-        waiting, self._waiting = self._waiting, {}
-        for replied in waiting.values():
-            replied(None)
-
-
 class MasterLink(Link):
     """A link over a live master's connection; made by `ride`. `close` lets go of the master and never ends it.
 
@@ -216,7 +140,7 @@ class MasterLink(Link):
         self.route = route
         self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
         self.pid = 0
-        self._line: _Line | None = None
+        self._line: Dialogue | None = None
         self._passages: set[Passage] = set()
         self._alive: asyncio.Task[None] | None = None
         self._closing = False
@@ -344,13 +268,13 @@ class MasterLink(Link):
         if self._line is not None and not self._line.control.closed:
             self._line.ask(mux.AliveCheck, lambda reply: alive() if reply is not None else None)
 
-    async def _connect(self, ended: Callable[[], None] | None = None) -> _Line:
+    async def _connect(self, ended: Callable[[], None] | None = None) -> Dialogue:
         sock = await self._knock(self.path)
         try:
             uid = peer_uid(sock)
             if uid is not None and uid != os.geteuid():
                 raise ConfigError(f"the master at {self.path} is another user's", hop=self.host)
-            line = _Line(sock, ended)
+            line = Dialogue(sock, ended)
         except BaseException:
             sock.close()
             raise

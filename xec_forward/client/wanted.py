@@ -1,0 +1,124 @@
+"""The arguments of `forward()`: keywords, as a call or an entry of a list has them, and what they mean."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypedDict
+
+from ..errors import SpecError
+from ..options import TunnelOptions
+from ..source import Source
+from ..spec import Endpoint, Forward, Kind, refuse_password
+
+Secret = str | Source | Callable[[], str] | None
+
+
+class ForwardArguments(TypedDict, total=False):
+    """What `forward()` takes, and each entry of `forward_multiple()`; every one may be left out.
+
+    Keys:
+        type: local (the default), remote or dynamic.
+        local_port: where to listen; 0 for any free port; left out: the far port if it can be bound, else any.
+            For a remote forward: the port on this side that the far one leads to.
+        local_host: the interface to listen on; for a remote forward the host that the far port leads to.
+        remote_host: resolved at the far side; left out: the target itself.
+        remote_port: the far port; for a remote forward the port that the target listens on, 0 for any.
+        name: its name in the registry; left out: made from the far host.
+        dsn: the template of its connection string, without a password.
+        password: the service's: a SOURCE, a callable, or the secret itself.
+        socks_password: of a SOCKS proxy with a `socks_user`, likewise.
+
+    The other keys are options of the tunnel (`options.TunnelOptions`); times are seconds.
+    """
+
+    type: Literal["local", "remote", "dynamic"]
+    local_port: int
+    local_host: str
+    remote_host: str
+    remote_port: int
+    name: str
+    dsn: str
+    password: Secret
+    local_interface: str
+    gateway_ports: bool
+    no_check: bool
+    hold: float
+    timeout: float
+    lazy: bool
+    ttl: float
+    idle: float
+    max_connections: int
+    socks_user: str
+    socks_password: Secret
+
+
+_OPTIONS = tuple(field.name for field in fields(TunnelOptions))
+_OWN = ("type", "local_port", "local_host", "remote_host", "remote_port", "name", "dsn", "password")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A forward as asked for in Python."""
+
+    forward: Forward
+    options: TunnelOptions
+    dsn: str
+    password: Secret
+
+
+def read(arguments: Mapping[str, Any], keep: Callable[[Secret], str]) -> Wanted:
+    """What the keywords ask for.
+
+    Args:
+        arguments: as ForwardArguments.
+        keep: keeps a secret or the way to one, and gives its reference.
+
+    Raises:
+        SpecError: one is unknown, malformed, or missing.
+    """
+    check_names(arguments, (*_OWN, *_OPTIONS), "forward()")
+    dsn = str(arguments.get("dsn") or "")
+    if dsn:
+        refuse_password(dsn, fix="give password= a SOURCE, a callable or the secret itself")
+    options = {key: value for key, value in arguments.items() if key in _OPTIONS}
+    if "socks_password" in options:
+        options["socks_password"] = keep(options["socks_password"])
+    return Wanted(_forward(arguments), TunnelOptions(**options), dsn, arguments.get("password"))
+
+
+def _forward(arguments: Mapping[str, Any]) -> Forward:
+    kind_name, name = arguments.get("type", "local"), str(arguments.get("name") or "")
+    try:
+        kind = Kind(kind_name)
+    except ValueError:
+        raise SpecError(f"type is {kind_name!r}, not local, remote or dynamic") from None
+    for what in ("local_port", "remote_port"):
+        port = arguments.get(what)
+        if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
+            raise SpecError(f"{what} is {port!r}, not a port from 0 to 65535")
+    near = Endpoint(str(arguments.get("local_host") or ""), arguments.get("local_port"))
+    far = Endpoint(str(arguments.get("remote_host") or ""), arguments.get("remote_port"))
+    match kind:
+        case Kind.LOCAL:
+            if not far.port:
+                raise SpecError("remote_port is missing", hint="forward(remote_host=..., remote_port=5432)")
+            return Forward(kind, near, far, name)
+        case Kind.REMOTE:
+            if not near.port:
+                raise SpecError(
+                    "local_port is missing", hint='forward(type="remote", remote_port=8080, local_port=3000)'
+                )
+            return Forward(kind, far, near, name)
+        case Kind.DYNAMIC:
+            return Forward(kind, near, None, name)
+
+
+def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:
+    """Raise SpecError for an option that is not known; the nearest one is the hint."""
+    known = list(known)
+    for name in given:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise SpecError(f"{where} has no option {name}", hint=f"Did you mean {near[0]}?" if near else "")
