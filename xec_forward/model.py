@@ -127,6 +127,21 @@ class Snapshot(Value, frozen=True):
     log: str = ""
     serial: int = 0
 
+    @property
+    def way(self) -> tuple[str, ...]:
+        """From where clients connect to where they arrive: the listener, the hops, the far end.
+
+        A remote forward runs the other way: `bastion:8080`, `here`, `localhost:3000`.
+        """
+        far = f"localhost{self.connect}" if self.connect.startswith(":") else self.connect
+        if self.kind is Kind.REMOTE:
+            host = self.route[-1] if self.route else ""
+            listen = f"{host}{self.listen}" if self.listen.startswith((":", "/")) else self.listen
+            return tuple(filter(None, (listen, *reversed(self.route[:-1]), "here", far)))
+        if self.kind is Kind.DYNAMIC:
+            far = "anywhere (SOCKS)"
+        return tuple(filter(None, (self.listen, *self.route, far)))
+
 
 class Stage(Value, frozen=True):
     """One stage of a health check: listener, link, target, hello. `milliseconds` is None where it was not reached."""

@@ -64,7 +64,7 @@ class Tunnel(traitlets.HasTraits):
         self.password = ""  # the reference of the service's password, never the password
 
     def __repr__(self) -> str:
-        return f"<Tunnel {self.name} {self.state} {self.snapshot.listen} -> {' -> '.join(self.route)}>"
+        return f"<Tunnel {self.name} {self.state} {' -> '.join(self.snapshot.way)}>"
 
     # ---- what it is ----
 

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
@@ -96,8 +97,7 @@ class ForwardMagics(Magics):
                     case Action.RECONNECT:
                         self._reconnect(line)
                     case Action.OPEN:
-                        line.require_forwards()
-                        return self._open((line,), line)
+                        return self._open((self._with_forwards(line),), line)
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted; what was being opened was put back, nothing is half-open") from error
             except ForwardError as error:
@@ -133,9 +133,14 @@ class ForwardMagics(Magics):
 
     # ---- opening ----
 
-    def _open(self, lines: Sequence[Line], head: Line) -> Tunnel | ForwardGroup:
+    def _open(self, lines: Sequence[Line], head: Line) -> Tunnel | ForwardGroup | None:
         assert head.target is not None
         self._session()
+        if head.service.dry_run:
+            from .render import Text
+
+            self._show(Text(self._openings().preview(lines, head.service)))
+            return None
         watcher = self._watcher(head.target.host, quiet=head.service.quiet)
         try:
             cards, value = self._openings().open(lines, head.service, watcher)
@@ -155,6 +160,15 @@ class ForwardMagics(Magics):
         from .live import LiveWatcher
 
         return LiveWatcher(self._shell, where, quiet=quiet)
+
+    def _with_forwards(self, line: Line) -> Line:
+        """A line without a SPEC opens the forwards that ssh_config names for its target."""
+        from ..options import SshTarget
+
+        if not line.forwards and isinstance(line.target, SshTarget):
+            line = replace(line, forwards=self._session().look(line.target).forwards)
+        line.require_forwards()
+        return line
 
     # ---- the other actions ----
 

@@ -8,6 +8,7 @@ an explicit name     replaces a tunnel, never another kind of object unless --fo
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from threading import RLock
@@ -21,10 +22,10 @@ from ..client.tunnel import Tunnel
 from ..dsn import ConnectionString, parse_template, suffix, template_for
 from ..errors import ConfigError, ForwardError, SpecError
 from ..line import Line
-from ..model import TunnelState
+from ..model import Snapshot, TunnelState
 from ..options import Service, SshTarget, Target, TunnelOptions
 from ..source import Source, SourceKind
-from ..spec import Forward, default_name
+from ..spec import Endpoint, Forward, Kind, default_name
 from . import prompts
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
@@ -169,7 +170,7 @@ class Openings:
         except KeyboardInterrupt:
             session.close([plan.tunnel for plan in plans if plan.tunnel is not None])
             raise
-        if errors and len(errors) == len(plans):
+        if errors and (group.exit_on_failure or len(errors) == len(plans)):
             session.close([plan.tunnel for plan in plans if plan.tunnel is not None])
             raise next(iter(errors.values()))
         tunnels = [plan.reuse.tunnel if plan.reuse else plan.tunnel for plan in plans]
@@ -181,6 +182,25 @@ class Openings:
             self.groups[group.name] = value
             self._namespace.give(value, {group.name: value})
         return cards, value
+
+    def preview(self, lines: Sequence[Line], group: Service) -> str:
+        """What `open` would do, a line each, and what decides it. Nothing is dialled, bound or asked."""
+        session = current()
+        wanted = [each for line in lines for each in _wanted(line, alone=_alone(lines))]
+        said = []
+        for plan in self._plan(session, wanted, group if len(wanted) > 1 else Service()):
+            want = plan.wanted
+            hops: tuple[str, ...] = (want.target.host,)
+            notes = want.notes
+            if isinstance(want.target, SshTarget):
+                outlook = session.look(want.target)
+                hops, notes = outlook.route, (*notes, *outlook.notes)
+            if plan.reuse is not None:
+                notes = (*notes, f"reuses the open tunnel {plan.name}")
+            notes = (*notes, *(f"closes the open tunnel {tunnel.name} first" for tunnel in plan.replaces))
+            said.append(f"{plan.name}  would be opened  {_planned_way(want, hops)}")
+            said += [f"  {note}" for note in notes]
+        return "\n".join(said)
 
     def forget(self) -> None:
         """Take back every name and variable; the tunnels themselves are the session's."""
@@ -300,15 +320,30 @@ class Openings:
             values[f"{name}_{suffix(dsn.scheme)}"] = dsn
         else:
             remarks.append(ADD_DSN)
-        variables = dsn.env if dsn is not None and wanted.service.env else {}
+        variables = dict(dsn.env) if dsn is not None and wanted.service.env else {}
         if wanted.service.env and not variables:
             remarks.append("--env: this service has no variables of its own")
+        if wanted.service.set_proxy_env:
+            variables |= self._proxy_variables(opened, dsn)
         self._namespace.give(tunnel, values)
         self._environment.set(tunnel, variables)
         opened.names, opened.variables, opened.remarks = tuple(values), tuple(variables), tuple(remarks)
         if tunnel.state.ended:
             # It closed on another thread in this very moment: its observer came too early.
             self._end(opened)
+
+    def _proxy_variables(self, opened: Opened, url: ConnectionString | None) -> dict[str, str]:
+        """What points programs at a SOCKS proxy, this machine left out. Raises ConfigError."""
+        if opened.wanted.forward.kind is not Kind.DYNAMIC or url is None:
+            raise ConfigError("--set-proxy-env is for a SOCKS proxy", hop=opened.tunnel.name, hint="Open one with -D 0")
+        if opened.wanted.options.socks_user:
+            raise ConfigError(
+                "--set-proxy-env and --socks-user do not go together: a password does not belong in the environment",
+                hop=opened.tunnel.name,
+                hint="Use the tunnel's .proxies, or leave --socks-user out",
+            )
+        spared = [*filter(None, os.environ.get("NO_PROXY", "").split(",")), "localhost", "127.0.0.1", "::1"]
+        return {"ALL_PROXY": url.reveal(), "NO_PROXY": ",".join(dict.fromkeys(spared))}
 
     def _follower(self, opened: Opened) -> Callable[[Any], None]:
         def follow(change: Any) -> None:
@@ -331,6 +366,25 @@ class Openings:
             if all(tunnel.state.ended for tunnel in group.values()):
                 del self.groups[name]
                 self._namespace.take_back(group)
+
+
+def _planned_way(want: Wanted, hops: tuple[str, ...]) -> str:
+    """The way a tunnel would take, as its card would show it."""
+    listen, connect = want.forward.listen, want.forward.connect
+    if want.forward.kind is not Kind.REMOTE and not listen.path:
+        port = listen.port if listen.port is not None else connect.port if connect is not None else 0
+        host = listen.host or want.options.local_interface or ("*" if want.options.gateway_ports else "127.0.0.1")
+        any_port = "" if port and listen.port else " (or any free port)"
+        listen = Endpoint(host, port)
+        return " -> ".join(
+            [
+                f"{listen}{any_port}",
+                *Snapshot(0, "", want.forward.kind, TunnelState.IDLE, hops, connect=str(connect or "")).way,
+            ]
+        )
+    return " -> ".join(
+        Snapshot(0, "", want.forward.kind, TunnelState.IDLE, hops, listen=str(listen), connect=str(connect or "")).way
+    )
 
 
 def _alone(lines: Sequence[Line]) -> bool:

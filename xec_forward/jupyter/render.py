@@ -13,7 +13,6 @@ from html import escape
 
 from ..model import Snapshot, Step, TunnelState
 from ..services import PORTS
-from ..spec import Kind
 
 SIGNS = {
     TunnelState.IDLE: "○",
@@ -205,18 +204,8 @@ class Text(View):
 
 
 def way(snapshot: Snapshot) -> str:
-    """From the listener over the hops to the far end: `127.0.0.1:5432 -> bastion -> pg.vpc:5432`.
-
-    A remote forward runs the other way: `bastion:8080 -> here -> localhost:3000`.
-    """
-    far = f"localhost{snapshot.connect}" if snapshot.connect.startswith(":") else snapshot.connect
-    if snapshot.kind is Kind.REMOTE:
-        host = snapshot.route[-1] if snapshot.route else ""
-        listen = f"{host}{snapshot.listen}" if snapshot.listen.startswith((":", "/")) else snapshot.listen
-        return " -> ".join(filter(None, [listen, *reversed(snapshot.route[:-1]), "here", far]))
-    if snapshot.kind is Kind.DYNAMIC:
-        far = "anywhere (SOCKS)"
-    return " -> ".join(filter(None, [snapshot.listen, *snapshot.route, far]))
+    """From the listener over the hops to the far end: `127.0.0.1:5432 -> bastion -> pg.vpc:5432`."""
+    return " -> ".join(snapshot.way)
 
 
 def opening(steps: Sequence[Step]) -> str:

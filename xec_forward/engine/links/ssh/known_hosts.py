@@ -184,10 +184,11 @@ class HostKeys:
         )
 
     def _unknown(self, message: str) -> UnknownHostKeyError:
+        port = f"-p {self._hop.port} " if self._hop.port != 22 else ""
         return UnknownHostKeyError(
             message,
             hop=self._hop.host,
-            hint=f"--host-key accept-new records it, or run once: ssh {self._hop.host}",
+            hint=f"--host-key accept-new records it, or run once: ssh {port}{self._hop.host}",
         )
 
     def _record(self) -> None:
