@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from xec_forward.errors import SpecError
 from xec_forward.line import Action, Line, parse_line, parse_list, split
 from xec_forward.line.flags import FLAGS, duration
-from xec_forward.options import Service, SshTarget, TunnelOptions
+from xec_forward.options import CommandTarget, Service, SshTarget, TunnelOptions
 from xec_forward.source import Source, SourceKind
 from xec_forward.spec import Endpoint, Forward, Kind, parse_forward
 
@@ -90,19 +90,29 @@ def test_a_line_from_the_shell_history_works_and_says_what_it_ignored() -> None:
 
 def test_every_option_of_the_dataclasses_is_a_flag_and_arrives() -> None:
     values = {"S": "7", "N": "7", "D": "7", "PORT": "7", "USER": "ana", "NAME": "pg", "URL": "postgresql://ana@/sales"}
-    values |= {"FILE": "/k", "A": "127.0.0.2", "SOURCE": "env:X"}
+    values |= {"FILE": "/k", "A": "127.0.0.2", "SOURCE": "env:X", "PATH": "/m", "1-9": "7", "D|yes|no": "7"}
+    values |= {"HOST[,HOST]": "jump", "TEXT": "serve %p"}
+    places: dict[object, Callable[[Line], object]] = {
+        SshTarget: lambda line: line.target,
+        CommandTarget: lambda line: line.target,
+        TunnelOptions: lambda line: line.tunnel,
+        Service: lambda line: line.service,
+    }
     for spelling, flag in FLAGS.items():
         value = [] if flag.switch else [values.get(flag.metavar, flag.metavar.split("|")[-1])]
-        line = parse_line(["bastion", spelling, *value, PG])
-        place: object = {SshTarget: line.target, TunnelOptions: line.tunnel, Service: line.service}[flag.section]
+        target = [] if flag.section is CommandTarget else ["bastion"]
+        line = parse_line([*target, spelling, *value, PG])
+        place = places[flag.section](line)
         found = getattr(place, flag.field)
         if flag.switch:
             assert found is True
         elif flag.source:
             assert found == Source(SourceKind.ENV, "X").reference
+        elif flag.field == "proxy":
+            assert found == (SshTarget("jump"),)
         else:
             assert str(found) in (value[0], f"{value[0]}.0", f"('{value[0]}',)")
-    declared = {name.name for kind in (SshTarget, TunnelOptions, Service) for name in fields(kind)}
+    declared = {name.name for kind in (SshTarget, CommandTarget, TunnelOptions, Service) for name in fields(kind)}
     assert declared - {flag.field for flag in FLAGS.values()} == {"host"}
 
 
@@ -172,7 +182,7 @@ def test_help_is_an_action_and_not_an_exit(text: str) -> None:
         (f"-L {PG}", "TARGET is missing", "%forward bastion"),
         (f"{PG} bastion", "5432:pg.vpc:5432", "TARGET comes first"),
         (f"bastion {PG} --jump x", "this version has no option --jump", "--help"),
-        (f"bastion {PG} -J x", "this version has no option -J", "--help"),
+        (f"bastion {PG} -X", "this version has no option -X", "--help"),
         (f"bastion {PG} --doctor", "this version has no option --doctor", "--help"),
         (f"bastion {PG} --panel", "this version has no option --panel", "--help"),
         (f"bastion {PG} --pass env:X", "no option --pass", "--password or --passphrase"),

@@ -47,6 +47,9 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
     if isinstance(kind, type) and issubclass(kind, Enum):
         return st.sampled_from(kind)
     assert is_dataclass(kind) or issubclass(kind, msgspec.Struct), kind
+    if kind is SshTarget:  # its hops are targets again; one level of them is enough
+        parts = {name: values(hint) for name, hint in get_type_hints(kind).items() if name != "proxy"}
+        return st.builds(kind, **parts, proxy=st.lists(st.builds(kind, **parts), max_size=2).map(tuple))
     return st.builds(kind, **{name: values(hint) for name, hint in get_type_hints(kind).items() if name[0] != "_"})
 
 
@@ -177,8 +180,8 @@ def test_no_message_but_answer_has_a_field_that_could_hold_a_secret() -> None:
 def test_an_open_made_from_a_line_with_sources_carries_none_of_them() -> None:
     words = ["bastion", "5432", "--passphrase", f"cmd:{MARK}", "--ssh-password", f"env:{MARK}"]
     line = parse_line([*words, "--password", f"file:/{MARK}"])
-    assert line.target is not None
-    message = Open(1, 1, "pg", line.target, line.forwards[0], line.tunnel)
+    assert isinstance(line.target, SshTarget)
+    message = Open(1, 1, "pg", line.forwards[0], line.tunnel, ssh=line.target)
     assert MARK.encode() not in encode(message)
     assert line.target.passphrase.encode() in encode(message)
 
@@ -199,7 +202,7 @@ def test_a_frame_error_does_not_repeat_an_answer() -> None:
 
 
 def test_messages_and_their_parts_cannot_be_changed() -> None:
-    message = Open(1, 1, "pg", SshTarget("bastion"), parse_forward("5432"), TunnelOptions())
+    message = Open(1, 1, "pg", parse_forward("5432"), TunnelOptions(), ssh=SshTarget("bastion"))
     for thing, name in ((message, "name"), (message.target, "host"), (message.forward, "name"), (Counters(), "parked")):
         with pytest.raises(AttributeError):
             setattr(thing, name, "x")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 
-from ..options import Service, SshTarget, TunnelOptions
+from ..options import CommandTarget, Service, SshTarget, TunnelOptions
 from .flags import FLAGS, Section
 
 __all__ = ["help_text"]
@@ -19,6 +19,9 @@ _FORMS = """\
 %forward --close NAME [...]              close these
 %forward --close-all                     close all
 %forward --reconnect NAME [...]          drop the link, keep the port, dial again
+
+%forward [OPTIONS] --command TEXT SPEC   a command opens the way, in the place of a host
+%forward [OPTIONS] TARGET                without a SPEC: the forwards that ssh_config names for it
 
 TARGET   an alias of ssh_config, [user@]host[:port], or ssh://[user@]host[:port]
 
@@ -50,6 +53,7 @@ def help_text() -> str:
     groups: tuple[tuple[str, tuple[Section, ...]], ...] = (
         ("options", (Service, TunnelOptions)),
         ("options of TARGET", (SshTarget,)),
+        ("in the place of TARGET", (CommandTarget,)),
     )
     return "\n".join([_FORMS, *(_group(title, sections) for title, sections in groups), _EXAMPLES])
 
@@ -66,7 +70,6 @@ def _group(title: str, sections: tuple[Section, ...]) -> str:
             left = ""
         lines.append(f"  {left:<{_COLUMN - 2}}{first}")
         lines.extend(" " * _COLUMN + line for line in more)
-    if sections == (SshTarget,):
-        return "\n".join(lines) + "\n"
-    lines.append(f"  {'-h, --help':<{_COLUMN - 2}}this text")
+    if Service in sections:
+        lines.append(f"  {'-h, --help':<{_COLUMN - 2}}this text")
     return "\n".join(lines) + "\n"
