@@ -110,6 +110,8 @@ class Sshd:
         names: names that only this server can resolve, with their addresses.
         host_keys: the types of its host keys.
         port: the port it listens on; 0 for any.
+        network: the network namespace to run in (see `netns`), "" for the machine's own.
+        address: where it is reached.
 
     Attributes:
         port, user: where and as whom to log in with `key`.
@@ -129,8 +131,12 @@ class Sshd:
         names: Mapping[str, str] | None = None,
         host_keys: Sequence[str] = ("ed25519",),
         port: int = 0,
+        network: str = "",
+        address: str = "127.0.0.1",
     ) -> None:
         self.folder = folder
+        self.network = network
+        self.address = address
         self.options: dict[str, str | None] = dict(options or {})
         self.lines = tuple(lines)
         self.names = {"pg.vpc": "127.0.0.1", **(names or {})}
@@ -193,9 +199,9 @@ class Sshd:
     def write_known_hosts(
         self, path: Path | None = None, *, hosts: str = "", hashed: bool = False, marker: str = ""
     ) -> Path:
-        """Record the present host keys, under `[127.0.0.1]:port` unless `hosts` names others."""
+        """Record the present host keys, under `[address]:port` unless `hosts` names others."""
         path = path or self.known_hosts
-        where = hosts or f"[127.0.0.1]:{self.port}"
+        where = hosts or f"[{self.address}]:{self.port}"
         mark = f"{marker} " if marker else ""
         keys = (" ".join(public(self.host_key(kind)).read_text().split()[:2]) for kind in self.host_keys)
         path.write_text("".join(f"{mark}{where} {key}\n" for key in keys))
@@ -212,7 +218,7 @@ class Sshd:
     def config(self, alias: str = "bastion", **options: object) -> str:
         """ssh_config text for this server; keyword arguments replace or add lines, None drops one."""
         lines: dict[str, object] = {
-            "HostName": "127.0.0.1",
+            "HostName": self.address,
             "Port": self.port,
             "User": self.user,
             "IdentityFile": self.key,
@@ -314,7 +320,7 @@ class Sshd:
 
     def _write_sshd_config(self) -> Path:
         options: dict[str, str | None] = {
-            "ListenAddress": "127.0.0.1",
+            "ListenAddress": self.address,
             "Port": str(self.port),
             "PidFile": "none",
             "AuthorizedKeysFile": str(self._authorized),
@@ -366,6 +372,8 @@ class Sshd:
             if prefix := _namespace():
                 mounts = [f"mount --bind {shlex.quote(str(ours))} {theirs}" for ours, theirs in self._mounts().items()]
                 command = [*prefix, "sh", "-c", " && ".join([*mounts, f"exec {shlex.join(command)}"])]
+            if self.network:
+                command = ["ip", "netns", "exec", self.network, *command]
             with self.log.open("ab") as log:
                 self._process = subprocess.Popen(
                     command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -380,7 +388,7 @@ class Sshd:
         assert self._process is not None
         end = time.monotonic() + _DEADLINE
         while time.monotonic() < end and self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as probe:
+            with contextlib.suppress(OSError), socket.create_connection((self.address, self.port), 1) as probe:
                 if probe.recv(4) == b"SSH-":
                     return True
             time.sleep(0.01)

@@ -1,12 +1,15 @@
 """The Python API for scripts and asyncio code. Knows nothing of Jupyter, imports nothing of the engine, and
 touches no network: all it has is one pipe to the engine process.
 
-    process    start an engine, talk over its pipe, end it
-    session    this process's tunnels: calls, events, and a new engine where one died
-    call       one request and its answer, waited for in a thread or a coroutine
-    watcher    what a waiting caller shows, and whom it can ask
-    sources    SOURCEs resolved to secrets
-    targets    ssh(): targets made in Python
-    tunnel     the handle of one tunnel;  group  the handle of several
-    sqlalchemy an engine whose every connection asks for its password anew
+    process      start an engine, talk over its pipe, end it
+    connection   calls to the engine, its reports, its death
+    call         one request and its answer, waited for in a thread or a coroutine
+    together     several calls waited for as one
+    session      this process's tunnels, and a new engine's opening of them
+    reconnecting a new link on request, with somebody there to answer
+    watcher      what a waiting caller shows, and whom it can ask
+    sources      SOURCEs resolved to secrets
+    targets      ssh(): targets made in Python;  wanted  the arguments of forward()
+    tunnel       the handle of one tunnel;  group  the handle of several;  registry  what is open
+    sqlalchemy   an engine whose every connection asks for its password anew
 """

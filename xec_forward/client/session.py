@@ -1,11 +1,7 @@
-"""This process's tunnels, and the engine that runs them: calls, events, and a new engine where one died.
+"""This process's tunnels: opened, closed, followed, and opened again where the engine died.
 
-Two threads, both daemons, live while an engine does. The *reader* only reads and routes what arrives, so that an
-answer never waits behind a handler. The *handler* sets traits, runs what users hung on them, answers the questions
-nobody waits for, and starts another engine: so a handler may itself call `close()`.
-
-The session keeps a declarative list of what is open (request, bound port) for that restart, and nothing more: the
-running state is the engine's.
+The session keeps a declarative list of what is open (request, bound port) for that, and nothing more: the running
+state is the engine's. How the engine is reached is `connection`'s.
 """
 
 from __future__ import annotations
@@ -21,184 +17,79 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from ..errors import EngineError, ForwardError, LimitError
 from ..model import (
-    PROTOCOL_VERSION,
-    Ask,
     Changed,
     Close,
     Describe,
     Done,
-    Failed,
     Fault,
-    Hello,
     Look,
     Message,
     Open,
     Outlook,
     Reconnect,
-    Report,
     Snapshot,
     TunnelState,
-    Welcome,
 )
 from ..options import CommandTarget, SshTarget, Target, TunnelOptions
 from ..paths import SSH_CONFIG_VARIABLE
-from ..spec import Endpoint, Forward
-from .call import AsyncCall, BlockingCall, Call, resolve
-from .process import EngineProcess
-from .sources import Sources
+from ..spec import Endpoint, Forward, Kind
+from .connection import Connection
 from .together import Inbox, TogetherCall, wait_together
-from .watcher import ScriptWatcher, Watcher
+from .watcher import Watcher
 
 if TYPE_CHECKING:
     from .tunnel import Tunnel
 
 logger = logging.getLogger(__name__)
 
-# The engine bounds what it does; the client allows it this much more, seconds.
-MARGIN = 15.0
 MAX_TUNNELS = 50
 # Reading ssh_config may run programs (Match exec), seconds.
 LOOK_LIMIT = 30.0
 # An engine that dies this often within a minute is not started again.
 DEATHS_PER_MINUTE = 4
 
-C = TypeVar("C", bound=Call)
-
 
 def _print_notice(text: str) -> None:
     print(f"xec_forward: {text}", file=sys.stderr)
 
 
-class Session:
+class Session(Connection):
     """All tunnels of this process. There is one (`current()`); its engine starts with the first call.
 
     Attributes:
-        sources: what references in requests stand for.
         tunnels: the tunnels by number, in the order of their opening, until they are closed.
-        watcher: makes the watcher of a call that brings none.
         notice: shows the user one line that belongs to no call.
         max_tunnels: how many tunnels may be open at once.
     """
 
     def __init__(self) -> None:
-        self.sources = Sources()
+        super().__init__()
         self.tunnels: dict[int, Tunnel] = {}
-        self.watcher: Callable[[], Watcher] = ScriptWatcher
         self.notice: Callable[[str], None] = _print_notice
         self.max_tunnels = MAX_TUNNELS
-        self._numbers = itertools.count(1)
-        self._engine: EngineProcess | None = None
-        self._starting = threading.Lock()
-        self._lock = threading.RLock()
-        self._calls: dict[int, Call] = {}
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._handler: threading.Thread | None = None
+        self._preparing = threading.Lock()
         self._deaths: deque[float] = deque(maxlen=DEATHS_PER_MINUTE)
-        self._stopping = False
-        self._attendant: queue.SimpleQueue[Ask] | None = None
-
-    # ---- the engine ----
-
-    @property
-    def log(self) -> str:
-        """The engine's log file, "" before there is an engine."""
-        return self._engine.log if self._engine is not None else ""
-
-    @property
-    def engine_pid(self) -> int:
-        """The engine's process id, 0 where there is none."""
-        return self._engine.pid if self._engine is not None else 0
-
-    def start(self) -> EngineProcess:
-        """The running engine; starts one where there is none. Raises EngineError."""
-        with self._starting:
-            if self._engine is None:
-                self._stopping = False
-                engine = EngineProcess()
-                engine.send(Hello(PROTOCOL_VERSION, os.getpid(), _notebook()))
-                self._engine = engine
-                threading.Thread(target=self._read, args=(engine,), name="xec_forward reader", daemon=True).start()
-            if self._handler is None or not self._handler.is_alive():
-                self._handler = threading.Thread(target=self._handle, name="xec_forward handler", daemon=True)
-                self._handler.start()
-            return self._engine
-
-    def warm(self) -> None:
-        """Start the engine in the background, so that the first opening finds it running. Returns at once."""
-
-        def start() -> None:
-            try:
-                self.start()
-            except ForwardError as error:
-                logger.info("the engine could not be warmed: %s", error)
-
-        threading.Thread(target=start, name="xec_forward warm-up", daemon=True).start()
 
     def stop(self) -> None:
         """End the engine and with it every tunnel, at once. Idempotent; the session can be used again."""
-        with self._starting:
-            self._stopping = True
-            engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.stop()
+        self.end()
         for tunnel in list(self.tunnels.values()):
             tunnel.follow(_now(tunnel, TunnelState.CLOSED))
         self.tunnels.clear()
-        self._work.put(None)
 
     def abandon(self) -> None:
-        """In a forked child: let go of the parent's engine without touching it."""
-        if self._engine is not None:
-            self._engine.abandon()
-            self._engine = None
-        self._calls.clear()
+        """See Connection."""
+        super().abandon()
         self.tunnels.clear()
-
-    # ---- calls ----
-
-    def call(self, make: Callable[[int], Message], watcher: Watcher | None = None, limit: float = 0.0) -> Done:
-        """Send a request and wait for its answer. Raises its error, EngineError, or KeyboardInterrupt."""
-        call = self._begin(BlockingCall, make, limit)
-        try:
-            return call.wait(self.sources, watcher or self.watcher())
-        finally:
-            self._calls.pop(call.number, None)
-
-    async def acall(self, make: Callable[[int], Message], watcher: Watcher | None = None, limit: float = 0.0) -> Done:
-        """`call` for coroutines: waits without blocking the loop."""
-        call = self._begin(AsyncCall, make, limit)
-        try:
-            return await call.wait(self.sources, watcher or self.watcher())
-        finally:
-            self._calls.pop(call.number, None)
-
-    def _begin(
-        self, kind: Callable[[int, float, Callable[[Message], None]], C], make: Callable[[int], Message], limit: float
-    ) -> C:
-        engine = self.start()
-        call = kind(next(self._numbers), limit + MARGIN, self.send)
-        self._calls[call.number] = call
-        try:
-            engine.send(make(call.number))
-        except EngineError:
-            self._calls.pop(call.number, None)
-            raise
-        return call
-
-    def send(self, message: Message) -> None:
-        """Send a message that needs no answer. Raises EngineError."""
-        if self._engine is None:
-            raise EngineError("the engine is gone")
-        self._engine.send(message)
 
     # ---- opening and closing ----
 
@@ -207,7 +98,7 @@ class Session:
         from .tunnel import Tunnel
 
         ssh, command = (None, target) if isinstance(target, CommandTarget) else (_configured(target), None)
-        with self._lock:
+        with self._preparing:
             if len(self.tunnels) >= self.max_tunnels:
                 raise LimitError(
                     f"{len(self.tunnels)} tunnels are open, the most allowed",
@@ -341,89 +232,34 @@ class Session:
         """Take a tunnel off the list of what is open."""
         self.tunnels.pop(tunnel.request.tunnel, None)
 
-    # ---- the reader thread ----
+    # ---- what the engine tells ----
 
-    def _read(self, engine: EngineProcess) -> None:
-        for message in engine.receive():
-            self._route(message)
-        if self._engine is engine:
-            self._work.put(lambda: self._revive(engine))
-
-    def _route(self, message: Report) -> None:
-        match message:
-            case Welcome():
-                pass
-            case Done() | Failed():
-                call = self._calls.get(message.call)
-                if call is not None:
-                    call.deliver(message)
-            case Changed():
-                tunnel = self.tunnels.get(message.snapshot.tunnel)
-                if tunnel is None:
-                    return
-                call = self._calls.get(tunnel.opening_call)
-                if call is not None:
-                    call.deliver(message)
-                    if message.snapshot.state.ended:
-                        return  # an opening that failed: what became of it says the call's answer
-                snapshot = message.snapshot
-                self._work.put(lambda: self._follow(tunnel, snapshot))
-            case Ask():
-                call = self._calls.get(message.call)
-                if call is not None:
-                    call.deliver(message)
-                elif self._attendant is not None:
-                    self._attendant.put(message)
-                else:
-                    self._work.put(lambda: self._answer_unattended(message))
-
-    # ---- the handler thread ----
+    def changed(self, message: Changed) -> None:
+        """See Connection."""
+        tunnel = self.tunnels.get(message.snapshot.tunnel)
+        if tunnel is None:
+            return
+        call = self._calls.get(tunnel.opening_call)
+        if call is not None:
+            call.deliver(message)
+            if message.snapshot.state.ended:
+                return  # an opening that failed: what became of it says the call's answer
+        self._work.put(lambda: self._follow(tunnel, message.snapshot))
 
     def _follow(self, tunnel: Tunnel, snapshot: Snapshot) -> None:
         tunnel.follow(snapshot)
         if snapshot.state.ended:
             self.forget(tunnel)
 
-    def _handle(self) -> None:
-        while True:
-            work = self._work.get()
-            if work is None:
-                if self._stopping:
-                    return
-                continue
-            try:
-                work()
-            except Exception:
-                logger.exception("a handler failed")
-
-    @contextlib.contextmanager
-    def attended(self, questions: queue.SimpleQueue[Ask]) -> Iterator[None]:
-        """Somebody takes the questions of reconnections, which belong to no call, from this queue."""
-        self._attendant = questions
-        try:
-            yield
-        finally:
-            self._attendant = None
-            while not questions.empty():
-                self._answer_unattended(questions.get())
-
-    def _answer_unattended(self, question: Ask) -> None:
-        self.send(resolve(question, self.sources, None))
-
-    def _revive(self, dead: EngineProcess) -> None:
-        """The engine died: say so once, start another, open the same tunnels on the same ports."""
-        with self._starting:
-            if self._engine is not dead or self._stopping:
-                return
-            self._engine = None
-        dead.stop(0.5)
-        lost = EngineError("the engine ended unexpectedly", hint=f"Its log is {dead.log}")
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
-            call.deliver(lost)
+    def died(self, log: str, waiting: set[int]) -> None:
+        """Say so once, start another, open the same tunnels on the same ports."""
+        lost = EngineError("the engine ended unexpectedly", hint=f"Its log is {log}")
         # Not those still opening: whoever opens them is told. Nor those that failed to: they are for --reconnect.
-        unborn = (TunnelState.IDLE, TunnelState.OPENING)
-        wanted = [tunnel for tunnel in self.tunnels.values() if tunnel.state not in unborn and not tunnel.given_up]
+        wanted = [
+            tunnel
+            for tunnel in self.tunnels.values()
+            if tunnel.opening_call and tunnel.opening_call not in waiting and not tunnel.given_up
+        ]
         now = time.monotonic()
         often = len(self._deaths) == DEATHS_PER_MINUTE and now - self._deaths[0] < 60
         self._deaths.append(now)
@@ -433,7 +269,7 @@ class Session:
                 self._give_up(tunnel, LimitError("the engine keeps ending", hint=lost.hint))
             return
         again = f"; another one opens {', '.join(tunnel.name for tunnel in wanted)} again" if wanted else ""
-        self.notice(f"{lost.message}{again} (log: {dead.log})")
+        self.notice(f"{lost.message}{again} (log: {log})")
         if not wanted:
             return
         for tunnel in wanted:
@@ -466,18 +302,10 @@ def _configured(target: SshTarget) -> SshTarget:
 
 def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:
     """The forward as it was bound: what an engine that follows another must bind."""
-    if forward.listen.path or not snapshot.local_port:
+    port = snapshot.remote_port if forward.kind is Kind.REMOTE else snapshot.local_port
+    if forward.listen.path or not port:
         return forward
-    return replace(forward, listen=Endpoint(forward.listen.host, snapshot.local_port))
-
-
-def _notebook() -> str:
-    """What tells this process from others to a person: the notebook's path, or the script's, or ""."""
-    script = sys.argv[0] if sys.argv and sys.argv[0].endswith(".py") else ""
-    # `python -m IPython`, and a kernel that was not started for a notebook: the file says nothing to anybody.
-    if os.path.basename(script) in ("__main__.py", "ipykernel_launcher.py"):
-        script = ""
-    return os.environ.get("JPY_SESSION_NAME") or script
+    return replace(forward, listen=Endpoint(forward.listen.host, port))
 
 
 _current: Session | None = None

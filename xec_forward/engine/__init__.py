@@ -4,8 +4,12 @@
     __main__   starts it: descriptors, log, event loop
     server     the engine's end of the pipe: requests in, reports out
     manager    owns the tunnels
-    tunnel     one tunnel: a listener, its link, its state, the supervisor that moves it
-    relay      the listener's clients, spliced to channels of the link
+    tunnel     one tunnel: a front, its link, its state, the supervisor that moves it;  opening  what it shows and asks
+    front      the near end: listens here, or has the target listen
+    listener   binds and holds;  neighbours  who else of ours holds a port
+    relay      the clients of one tunnel;  splice  one of them, spliced to a channel;  socks  where it wants to go
     health     says a protocol's hello over a channel
-    links/     live transports to targets: ssh (later kubernetes, command), and the pool that shares them
+    sock_diag  asks Linux who owns a socket
+    program    another program, under the reaper;  reaper  ends it when the engine goes
+    links/     live transports to targets: ssh, command, and the pool that shares them
 """

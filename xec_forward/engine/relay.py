@@ -69,37 +69,50 @@ class Relay:
         far = Far(client, half_close)
         far.channel = channel
         client.incoming = far
+        client.phase = Phase.OPENING
         channel.pause_reading()
-        task = asyncio.get_running_loop().create_task(self._connect_near(far))
+        self.clients.add(client)
+        task = asyncio.get_running_loop().create_task(self._connect_near(client, self.refuses()))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
         return far
 
-    async def _connect_near(self, far: Far) -> None:
-        loop = asyncio.get_running_loop()
+    async def _connect_near(self, client: Client, refusal: ForwardError | None) -> None:
         try:
-            refusal = self.refuses()
             if refusal is not None:
                 raise refusal
             async with asyncio.timeout(self.hold):
-                if self.connect.path:
-                    await loop.create_unix_connection(lambda: far.client, self.connect.path)
-                else:
-                    host = self.connect.host or "localhost"
-                    await loop.create_connection(lambda: far.client, host, self.connect.port or 0)
-        except (OSError, ForwardError) as error:
+                await self._reach(client)
+        except (OSError, ForwardError) as caught:
+            error = near_failure(caught, self.connect)
             self.refused += 1
-            far.channel.abort()
-            self.tell_failed(near_failure(error, self.connect))
+            self.tell_failed(error)
+            client.reset(error)
         except BaseException:
-            far.channel.abort()
+            client.reset(ClosedError("the tunnel was closed"))
             raise
-        else:
-            far.channel.resume_reading()
+
+    async def _reach(self, client: Client) -> None:
+        """Connect to the service on this side: at the first of its addresses that answers, else the first's error."""
+        loop = asyncio.get_running_loop()
+        if self.connect.path:
+            await loop.create_unix_connection(lambda: client, self.connect.path)
+            return
+        host, port = self.connect.host or "localhost", self.connect.port or 0
+        # One by one, because asyncio's error for several addresses at once has lost its kind.
+        first: OSError | None = None
+        for _, _, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            try:
+                await loop.create_connection(lambda: client, str(address[0]), port)
+            except OSError as error:
+                first = first or error
+            else:
+                return
+        raise first or OSError(f"{host} has no address")
 
     def refuses(self) -> ForwardError | None:
-        """Why a new client is turned away, or None."""
-        if self.refusal is None and self.most and len(self.clients) > self.most:
+        """Why the client that has just come is turned away, or None."""
+        if self.refusal is None and self.most and sum(client.lives for client in self.clients) > self.most:
             return LimitError(
                 f"there are {self.most} clients already, the most allowed", hint="--max-connections N allows more"
             )

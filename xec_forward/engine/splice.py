@@ -106,6 +106,11 @@ class Client(asyncio.Protocol):
         self._moved = 0.0
         self._unsent = 0
 
+    @property
+    def lives(self) -> bool:
+        """Whether it is there to be served, or on its way."""
+        return self.phase is not Phase.ENDED
+
     # ---- the near side: called by the listener's transport ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -129,8 +134,11 @@ class Client(asyncio.Protocol):
         relay.last_client = time.time()
         if self.incoming is not None:
             self._spliced(self.incoming)
+            self.incoming.channel.resume_reading()
         elif (refusal := relay.refuses()) is not None:
             relay.refused += 1
+            if refusal is not relay.refusal:  # that one is the tunnel's own state
+                relay.tell_failed(refusal)
             self.reset(refusal)
         else:
             self._expiry = loop.call_later(relay.hold, self._expire)
@@ -278,8 +286,9 @@ class Client(asyncio.Protocol):
             if self._tcp and self._socket is not None and not self._near.is_closing():
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._near.abort()
-        if self._far is not None:
-            self._far.channel.abort()
+        far = self._far or self.incoming
+        if far is not None:
+            far.channel.abort()
 
     def turn_away(self, error: ForwardError) -> None:
         """This client cannot be served: a proxy's client is told why, any other is reset."""
@@ -302,6 +311,8 @@ class Client(asyncio.Protocol):
     def _end(self) -> None:
         self.phase = Phase.ENDED
         self._early.clear()
+        if self._near is None:  # there will be no connection_lost
+            self._relay.clients.discard(self)
         if self._expiry is not None:
             self._expiry.cancel()
         if self._opening is not None and self._opening is not asyncio.current_task():

@@ -97,6 +97,10 @@ class Tunnel:
         self._wake = asyncio.Event()
         self._again = asyncio.Event()
         self._front = self._make_front()
+        # Nobody can come to a remote forward that has not been asked for.
+        self._lazy = request.options.lazy and request.forward.kind is not Kind.REMOTE
+        if self._lazy is not request.options.lazy:
+            self._notes.append("--lazy does nothing for a remote forward")
         self._reported: Snapshot | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
@@ -214,6 +218,7 @@ class Tunnel:
             return
         if not self.opened.done():
             self.opened.set_result(None)
+        self._front.relay.last_client = time.time()  # --idle counts from here
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
             await self._stay_linked()
@@ -232,9 +237,9 @@ class Tunnel:
                 self._lease = None
                 self._reconnects += 1
                 self._again.clear()
-                if not self.request.options.lazy:
+                if not self._lazy or self._front.relay.parked_clients:
                     self._move(TunnelState.RECONNECTING, "reconnecting", error)
-            if self.request.options.lazy and not self._front.relay.parked_clients:
+            if self._lazy and not self._front.relay.parked_clients:
                 self._move(TunnelState.IDLE)
                 await self._first_client()
             await self._redial()
@@ -270,7 +275,7 @@ class Tunnel:
                 if options.socks_user:
                     secret = await self._ask_socks_password()
                     self._credentials = (options.socks_user, secret)
-                if self.request.reopen or options.lazy:
+                if self.request.reopen or self._lazy:
                     # The port first: clients of the tunnel that was may already be knocking.
                     await self._front.serve()
                     if self.request.reopen:

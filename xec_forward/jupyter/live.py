@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from ..model import Ask, Snapshot
 from . import prompts
-from .render import Progress, Text, View
+from ..render import Progress, Text, View
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..options import SshTarget
     from .live import LiveWatcher
     from .openings import Openings
-    from .render import Card, View
+    from ..render import Card, View
 
 
 class Interrupted(KeyboardInterrupt):
@@ -137,7 +137,7 @@ class ForwardMagics(Magics):
         assert head.target is not None
         self._session()
         if head.service.dry_run:
-            from .render import Text
+            from ..render import Text
 
             self._show(Text(self._openings().preview(lines, head.service)))
             return None
@@ -150,7 +150,7 @@ class ForwardMagics(Magics):
         if head.service.quiet:
             watcher.erase()
         else:
-            from .render import Cards
+            from ..render import Cards
 
             watcher.finish(cards[0] if len(cards) == 1 else Cards(tuple(cards)))
         self._shown.add(id(value))
@@ -173,7 +173,7 @@ class ForwardMagics(Magics):
     # ---- the other actions ----
 
     def _list(self) -> None:
-        from .render import Table
+        from ..render import Table
 
         session = self._session()
         session.refresh()
@@ -191,7 +191,7 @@ class ForwardMagics(Magics):
         self._closed(found, line)
 
     def _closed(self, tunnels: Sequence[Tunnel], line: Line) -> None:
-        from .render import Text
+        from ..render import Text
 
         if line.service.quiet:
             return
@@ -200,7 +200,7 @@ class ForwardMagics(Magics):
 
     def _reconnect(self, line: Line) -> None:
         from ..client.reconnecting import reconnect_all
-        from .render import Cards
+        from ..render import Cards
 
         found = [tunnel for name in line.names for tunnel in self._named(name)]
         session = self._session()
@@ -238,7 +238,7 @@ class ForwardMagics(Magics):
 
     def display_value(self, value: Any) -> None:
         """IPython's display of a handle: its card as it is now, nothing where this execution has shown it."""
-        from .render import Cards
+        from ..render import Cards
 
         if id(value) in self._shown:
             if getattr(self._shell, "kernel", None) is None:
@@ -250,7 +250,7 @@ class ForwardMagics(Magics):
         self._show(Cards(tuple(self._card(tunnel) for tunnel in tunnels)))
 
     def _card(self, tunnel: Tunnel) -> Card:
-        from .render import Card
+        from ..render import Card
 
         opened = self._openings().find(tunnel)
         return opened.card() if opened is not None else Card(tunnel.snapshot)

@@ -29,7 +29,7 @@ from ..spec import Endpoint, Forward, Kind, default_name
 from . import prompts
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
-from .render import Card
+from ..render import Card
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell

@@ -44,7 +44,7 @@ def explain(error: Exception, resolved: Resolved) -> ForwardError:
     """Why the connection to `resolved` could not be made."""
     hop, where = resolved.host, resolved.address
     if isinstance(error, ForwardError):
-        return error
+        return _named(error, resolved)
     if isinstance(error, socket.gaierror):
         hint = "Check the name; an alias belongs into ssh_config as Host"
         return NameNotFoundError(f"the name {resolved.hostname} does not resolve", hop=hop, hint=hint)
@@ -62,6 +62,13 @@ def explain(error: Exception, resolved: Resolved) -> ForwardError:
     if isinstance(error, ValueError):
         return ConfigError(str(error), hop=hop, hint="See ssh_config(5)")
     return LostError(f"the connection to {where} failed: {type(error).__name__}: {error}", hop=hop)
+
+
+def _named(error: ForwardError, resolved: Resolved) -> ForwardError:
+    """What the hop before said of this one's address, under this one's name."""
+    if error.hop != resolved.address or resolved.host == resolved.hostname:
+        return error
+    return type(error)(f"{error.message} (at {resolved.address})", hop=resolved.host, hint=error.hint)
 
 
 def _disconnected(error: asyncssh.DisconnectError, resolved: Resolved) -> ForwardError:

@@ -1,4 +1,4 @@
-"""Cards and the table: a Snapshot as plain text and as HTML. No I/O; no secret can be in a Snapshot.
+"""Cards and the table: a Snapshot as plain text and as HTML. Ground floor, no I/O; no secret can be in a Snapshot.
 
 The state is always a word, in HTML with a sign before it, never a colour alone. HTML uses the surrounding
 colours, so that it reads in light and dark, and every text in it is escaped.
@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
 
-from ..model import Snapshot, Step, TunnelState
-from ..services import PORTS
+from .model import Snapshot, Step, TunnelState
+from .services import PORTS
 
 SIGNS = {
     TunnelState.IDLE: "○",
