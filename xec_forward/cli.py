@@ -1,5 +1,6 @@
 """The command line: `xec-forward`, the same as `python -m xec_forward`.
 
+xec-forward open ...            what %forward takes, open until Ctrl-C
 xec-forward demo                the quickstart notebook against the demo's own services
 xec-forward demo --lab          the same notebook in JupyterLab
 xec-forward demo --services     the services alone, for your own IPython
@@ -15,11 +16,18 @@ from pathlib import Path
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments[:1] == ["open"]:
+        # Its words are those of a %forward line, which argparse does not read (see `line`).
+        from .client.foreground import run_open
+
+        return run_open(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="xec-forward", description="Private services for notebooks.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"xec_forward {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands.add_parser("open", help="open tunnels until Ctrl-C; takes what %%forward takes", add_help=False)
     demo = commands.add_parser(
         "demo",
         help="run the quickstart notebook against a bastion and a database of its own",

@@ -13,7 +13,7 @@ import xec_forward as xf
 from tests.peers.kernel import Kernel, wait_until
 from tests.peers.kernel import missing as kernel_missing
 from tests.peers.services import Services
-from tests.peers.sshd import PASSWORD_USER, Sshd, missing
+from tests.peers.sshd import PASSWORD, PASSWORD_USER, Sshd, missing
 
 NAMES = ("outer", "middle", "inner")
 
@@ -120,16 +120,17 @@ def test_magic_opens_through_hops_written_with_j(chain: Chain, services: Service
 
 
 def test_each_hop_has_its_own_user_and_key(chain: Chain, services: Services, tmp_path: Path) -> None:
-    user = PASSWORD_USER if chain.middle.passwords else chain.middle.user
-    target = xf.ssh(
-        "inner",
-        private_key=chain.inner.second_key(),
-        proxy=[xf.ssh("outer"), xf.ssh("middle", username=user, private_key=chain.middle.second_key())],
-    )
+    # As root there is an account with a password, for that hop alone.
+    user, accepted = chain.middle.user, "publickey"
+    middle = xf.ssh("middle", private_key=chain.middle.second_key())
+    if chain.middle.passwords:
+        user, accepted = PASSWORD_USER, "password"
+        middle = xf.ssh("middle", username=user, ssh_password=PASSWORD)
+    target = xf.ssh("inner", private_key=chain.inner.second_key(), proxy=[xf.ssh("outer"), middle])
     chain.write(tmp_path / "ssh_config", **{name: {"IdentityFile": "none"} for name in ("middle", "inner")})
     assert reaches(target, services)[:3] == NAMES
     assert f"Accepted publickey for {chain.outer.user} " in chain.outer.log.read_text()
-    assert f"Accepted publickey for {user} " in chain.middle.log.read_text()
+    assert f"Accepted {accepted} for {user} " in chain.middle.log.read_text()
     assert f"Accepted publickey for {chain.inner.user} " in chain.inner.log.read_text()
 
 

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +25,9 @@ from tests.peers.services import Services, pattern, pattern_digest
 from tests.peers.sshd import PASSWORD, PASSWORD_USER, Sshd, missing
 from xec_forward.engine.links.base import Channel
 from xec_forward.engine.links.ssh import SshLink, rider
+from xec_forward.engine.links.ssh.control import Control
 from xec_forward.engine.links.ssh.master import Master
+from xec_forward.engine.links.ssh.passage import Passage
 from xec_forward.engine.links.ssh.rider import MasterLink, ride
 from xec_forward.engine.links.ssh.stdio import Stdio
 from xec_forward.errors import (
@@ -758,6 +760,24 @@ async def test_end_that_comes_while_the_reader_is_behind_cuts_nothing() -> None:
                 received += data
             assert await ended is None
         assert received == b"a" * MEGABYTE + b"b" * MEGABYTE
+
+
+async def test_end_and_the_masters_farewell_in_one_moment_are_told_in_order() -> None:
+    confirmations: list[Callable[[], None]] = []
+    (reader, theirs_out), (writer, theirs_in), (ours, theirs) = (socket.socketpair() for _ in range(3))
+    recorder = Recorder()
+    passage = Passage(recorder, confirmations.append, lambda _: None)
+    control = Control(ours, lambda message, passed: None, passage.control_ended)
+    await passage.attach(reader, writer, control)
+    passage.release()
+    theirs_out.sendall(b"answer")
+    theirs_out.close()
+    await eventually(lambda: bool(confirmations))
+    for one in (theirs_in, theirs):
+        one.close()
+    confirmations[0]()  # before the loop has seen that the control connection ended
+    assert await recorder.lost() is None
+    assert recorder.events == ["data", "eof", "lost"]
 
 
 STRANGER = """

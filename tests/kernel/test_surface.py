@@ -55,8 +55,7 @@ def test_key_is_a_path_from_home_one_of_several_or_the_agents(
         "e  "
     )
     with Agent(tmp_path, bastion.key) as agent:
-        kernel.run(f"os.environ['SSH_AUTH_SOCK'] = {str(agent.path)!r}").ok()
-        bastion.write_config(tmp_path / "ssh_config", IdentityFile=None, IdentitiesOnly="no")
+        bastion.write_config(tmp_path / "ssh_config", IdentityFile=None, IdentitiesOnly="no", IdentityAgent=agent.path)
         assert _head(kernel.run(f"%forward bastion 0:{bastion.far()}:{services.echo} --as a")).startswith("a  ready")
 
 

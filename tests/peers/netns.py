@@ -53,7 +53,11 @@ class Network:
     def run(self, *command: str, input: bytes = b"") -> bytes:
         """What a program in there prints; it ends in order, within 15 s."""
         done = subprocess.run(
-            ["ip", "netns", "exec", self.name, *command], check=True, capture_output=True, input=input, timeout=_DEADLINE
+            ["ip", "netns", "exec", self.name, *command],
+            check=True,
+            capture_output=True,
+            input=input,
+            timeout=_DEADLINE,
         )
         return done.stdout
 

@@ -15,7 +15,7 @@ from ..spec import Forward, default_name, parse_target
 from .group import ForwardGroup
 from .session import Session, current
 from .tunnel import Opening, Tunnel
-from .wanted import ForwardArguments, Secret, check_names, read
+from .wanted import ForwardArguments, Secret, check_names, read, read_options
 
 
 class Ssh:
@@ -130,9 +130,8 @@ def ssh(
         "proxy": _hops(proxy),
         **options,
     }
-    return Ssh(
-        replace(parse_target(host), **{key: value for key, value in given.items() if value not in ("", None, ())})
-    )
+    wanted = {key: value for key, value in given.items() if value not in ("", None, ())}
+    return Ssh(replace(parse_target(host), **read_options(SshTarget, wanted)))
 
 
 def _hops(proxy: Ssh | str | Iterable[Ssh | str] | None) -> tuple[SshTarget, ...]:

@@ -198,11 +198,11 @@ class Tunnel(traitlets.HasTraits):
     # ---- what to do with it ----
 
     def is_alive(self) -> bool:
-        """Whether clients are served now. No I/O."""
-        return self.state in (TunnelState.READY, TunnelState.DEGRADED)
+        """Whether a client that comes now is served; also by a lazy tunnel, which dials for it. No I/O."""
+        return self.state is TunnelState.READY or (self.state is TunnelState.IDLE and bool(self.snapshot.listen))
 
     def wait_ready(self, timeout: float = 30.0) -> Tunnel:
-        """Wait until it is ready.
+        """Wait until it is ready, or a lazy one listens.
 
         Args:
             timeout: seconds.

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from ..errors import SpecError
+from ..line.flags import FLAGS, Flag, Section, read_value
 from ..options import TunnelOptions
 from ..source import Source
 from ..spec import Endpoint, Forward, Kind, refuse_password
@@ -85,7 +86,34 @@ def read(arguments: Mapping[str, Any], keep: Callable[[Secret], str]) -> Wanted:
     options = {key: value for key, value in arguments.items() if key in _OPTIONS}
     if "socks_password" in options:
         options["socks_password"] = keep(options["socks_password"])
-    return Wanted(_forward(arguments), TunnelOptions(**options), dsn, arguments.get("password"))
+    chosen = TunnelOptions(**read_options(TunnelOptions, options))
+    return Wanted(_forward(arguments), chosen, dsn, arguments.get("password"))
+
+
+def read_options(section: Section, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of options, checked: what a line takes as text is taken as text here too (`ttl="10m"`).
+
+    Raises:
+        SpecError: one is of another type, or out of its limits.
+    """
+    flags = {flag.field: flag for flag in FLAGS.values() if flag.section is section}
+    return {name: _option(flags[name], value) if name in flags else value for name, value in given.items()}
+
+
+def _option(flag: Flag, value: Any) -> Any:
+    if flag.source or flag.kind is tuple or flag.field == "proxy":
+        return value  # references, and what the caller has put together
+    if isinstance(value, str) and flag.kind is not bool:
+        return read_value(flag, f"{flag.field}=", value) if value or flag.kind is not str else value
+    if flag.kind is bool and isinstance(value, bool):
+        return value
+    if flag.kind in (int, float) and isinstance(value, int if flag.kind is int else int | float):
+        most = float("inf") if flag.metavar.startswith("D") else flag.most
+        if not isinstance(value, bool) and flag.least <= value <= most:
+            return value
+    kind = {bool: "True or False", int: "a whole number", float: "a number of seconds"}.get(flag.kind, "a text")
+    limits = f" from {flag.least:g} to {flag.most:.0f}" if flag.kind in (int, float) else ""
+    raise SpecError(f"{flag.field}= is {value!r:.60}: {kind}{limits} is expected")
 
 
 def _forward(arguments: Mapping[str, Any]) -> Forward:
@@ -96,7 +124,7 @@ def _forward(arguments: Mapping[str, Any]) -> Forward:
         raise SpecError(f"type is {kind_name!r}, not local, remote or dynamic") from None
     for what in ("local_port", "remote_port"):
         port = arguments.get(what)
-        if port is not None and not (isinstance(port, int) and 0 <= port <= 65535):
+        if port is not None and not (type(port) is int and 0 <= port <= 65535):
             raise SpecError(f"{what} is {port!r}, not a port from 0 to 65535")
     near = Endpoint(str(arguments.get("local_host") or ""), arguments.get("local_port"))
     far = Endpoint(str(arguments.get("remote_host") or ""), arguments.get("remote_port"))

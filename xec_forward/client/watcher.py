@@ -1,7 +1,7 @@
 """What a caller who waits for an opening shows, and whom it can ask.
 
 The session calls a watcher on the thread (or in the coroutine) that waits, so that a prompt is asked where the
-user is. The notebook's watcher lives in jupyter/; this one serves scripts.
+user is. This one serves scripts; the terminal's is in `live`, the notebook's in jupyter/.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from ..model import Ask, Snapshot
 
 NOBODY = "nobody is here to answer"
 WAYS_ROUND = "use ssh-agent, or a SOURCE such as env:NAME or keyring:SERVICE/USER"
+
+_WANTED = {"passphrase": ("--passphrase", "Passphrase of the key for"), "password": ("--ssh-password", "Password for")}
 
 
 class NobodyAnswers(Exception):
@@ -34,16 +36,37 @@ class Watcher(Protocol):
 
 
 class ScriptWatcher:
-    """For scripts and plain Python: silent, asks on the terminal where there is one."""
+    """For scripts and plain Python: silent, asks on the terminal where there is one.
+
+    Args:
+        where: the target, for the text of questions.
+    """
+
+    def __init__(self, where: str = "") -> None:
+        self.where = where
 
     def progress(self, snapshot: Snapshot) -> None: ...
 
     def tick(self) -> None: ...
 
     def ask(self, question: Ask) -> str:
-        if sys.stdin is None or not sys.stdin.isatty():
-            raise NobodyAnswers(NOBODY)
-        try:
-            return input(question.prompt) if question.echo else getpass.getpass(question.prompt)
-        except EOFError:
-            raise NobodyAnswers(NOBODY) from None
+        return ask_terminal(question_text(question, self.where), echo=question.echo)
+
+
+def question_text(question: Ask, where: str) -> str:
+    """The text of a question: its prompt, one line or several; where that is empty, one made of its kind."""
+    if question.prompt:
+        return question.prompt
+    option, what = _WANTED.get(question.kind, ("", question.kind))
+    return f"{' '.join(filter(None, [what, where]))}{f' ({option} prompt)' if option else ''}: "
+
+
+def ask_terminal(prompt: str, *, echo: bool) -> str:
+    """Ask a person at the terminal. Raises NobodyAnswers where there is none, or where they ended the input."""
+    if sys.stdin is None or not sys.stdin.isatty():
+        # getpass would go on to /dev/tty, and wait there for somebody who is not.
+        raise NobodyAnswers(NOBODY)
+    try:
+        return input(prompt) if echo else getpass.getpass(prompt)
+    except EOFError:
+        raise NobodyAnswers(NOBODY) from None

@@ -30,6 +30,7 @@ from ..errors import (
 from ..model import Changed, Fault, Health, Open, Snapshot, Stage, TunnelState
 from ..services import scheme_for_port
 from ..spec import Endpoint, Kind
+from . import socks
 from .front import Front, LocalFront, RemoteFront
 from .health import Probe
 from .links.base import Dial, Link, Unanswered
@@ -122,8 +123,6 @@ class Tunnel:
         return LocalFront(forward, options, relay, self._house.binder)
 
     def _handshake(self) -> Handshake:
-        from . import socks
-
         return socks.Handshake(self._credentials)
 
     # ---- what others see ----

@@ -9,7 +9,6 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
@@ -25,9 +24,9 @@ if TYPE_CHECKING:
     from ..client.tunnel import Tunnel
     from ..line import Line
     from ..options import SshTarget
+    from ..render import Card, View
     from .live import LiveWatcher
     from .openings import Openings
-    from ..render import Card, View
 
 
 class Interrupted(KeyboardInterrupt):
@@ -97,7 +96,9 @@ class ForwardMagics(Magics):
                     case Action.RECONNECT:
                         self._reconnect(line)
                     case Action.OPEN:
-                        return self._open((self._with_forwards(line),), line)
+                        from ..client.lines import with_forwards
+
+                        return self._open((with_forwards(self._session(), line),), line)
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted; what was being opened was put back, nothing is half-open") from error
             except ForwardError as error:
@@ -160,15 +161,6 @@ class ForwardMagics(Magics):
         from .live import LiveWatcher
 
         return LiveWatcher(self._shell, where, quiet=quiet)
-
-    def _with_forwards(self, line: Line) -> Line:
-        """A line without a SPEC opens the forwards that ssh_config names for its target."""
-        from ..options import SshTarget
-
-        if not line.forwards and isinstance(line.target, SshTarget):
-            line = replace(line, forwards=self._session().look(line.target).forwards)
-        line.require_forwards()
-        return line
 
     # ---- the other actions ----
 

@@ -9,32 +9,31 @@ an explicit name     replaces a tunnel, never another kind of object unless --fo
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ..client.group import ForwardGroup
+from ..client.lines import ADD_DSN, Wanted, preview, wanted_of
 from ..client.reconnecting import reconnect_all
 from ..client.session import Session, current
 from ..client.targets import prepare_tunnel
 from ..client.tunnel import Tunnel
-from ..dsn import ConnectionString, parse_template, suffix, template_for
+from ..dsn import ConnectionString, suffix
 from ..errors import ConfigError, ForwardError, SpecError
 from ..line import Line
-from ..model import Snapshot, TunnelState
-from ..options import Service, SshTarget, Target, TunnelOptions
-from ..source import Source, SourceKind
-from ..spec import Endpoint, Forward, Kind, default_name
+from ..model import TunnelState
+from ..options import Service
+from ..render import Card
+from ..source import SourceKind
+from ..spec import Kind
 from . import prompts
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
-from ..render import Card
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
-
-ADD_DSN = "no connection string, since the port tells no scheme: add --dsn URL"
 
 
 class KeptPassword:
@@ -54,37 +53,6 @@ class KeptPassword:
     def clear(self) -> None:
         """Forget it."""
         self._secret = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """One forward of a line. Two that are equal in `key` are the same line run twice."""
-
-    target: Target
-    forward: Forward
-    options: TunnelOptions
-    service: Service
-    notes: tuple[str, ...] = field(default=(), compare=False)
-    password: Source | None = field(default=None, compare=False)
-
-    @property
-    def explicit(self) -> str:
-        """The name it was given, "" where it takes the default."""
-        return self.service.name or self.forward.name
-
-    @property
-    def default(self) -> str:
-        return default_name(self.forward, self.target.host)
-
-    @property
-    def key(self) -> tuple[object, ...]:
-        return self.target, self.forward, self.options, replace(self.service, quiet=False, force=False)
-
-    @property
-    def far_end(self) -> tuple[object, ...]:
-        """Where it leads, whatever its local side and options are."""
-        login = (self.target.username, self.target.port) if isinstance(self.target, SshTarget) else ()
-        return self.target.host, login, self.forward.kind, self.forward.connect or self.forward.listen
 
 
 @dataclass(slots=True, eq=False)
@@ -150,7 +118,7 @@ class Openings:
             ForwardError: nothing was opened (of several: all failed, this is the first). KeyboardInterrupt.
         """
         session = current()
-        wanted = [each for line in lines for each in _wanted(line, alone=_alone(lines))]
+        wanted = wanted_of(lines)
         plans = self._plan(session, wanted, group if len(wanted) > 1 else Service())
         for plan in plans:
             if plan.wanted.password is not None and plan.wanted.password.kind is SourceKind.PROMPT and not plan.reuse:
@@ -186,20 +154,12 @@ class Openings:
     def preview(self, lines: Sequence[Line], group: Service) -> str:
         """What `open` would do, a line each, and what decides it. Nothing is dialled, bound or asked."""
         session = current()
-        wanted = [each for line in lines for each in _wanted(line, alone=_alone(lines))]
+        wanted = wanted_of(lines)
         said = []
         for plan in self._plan(session, wanted, group if len(wanted) > 1 else Service()):
-            want = plan.wanted
-            hops: tuple[str, ...] = (want.target.host,)
-            notes = want.notes
-            if isinstance(want.target, SshTarget):
-                outlook = session.look(want.target)
-                hops, notes = outlook.route, (*notes, *outlook.notes)
-            if plan.reuse is not None:
-                notes = (*notes, f"reuses the open tunnel {plan.name}")
-            notes = (*notes, *(f"closes the open tunnel {tunnel.name} first" for tunnel in plan.replaces))
-            said.append(f"{plan.name}  would be opened  {_planned_way(want, hops)}")
-            said += [f"  {note}" for note in notes]
+            remarks = [f"reuses the open tunnel {plan.name}"] if plan.reuse is not None else []
+            remarks += [f"closes the open tunnel {tunnel.name} first" for tunnel in plan.replaces]
+            said.append(preview(session, plan.wanted, plan.name, remarks))
         return "\n".join(said)
 
     def forget(self) -> None:
@@ -366,45 +326,3 @@ class Openings:
             if all(tunnel.state.ended for tunnel in group.values()):
                 del self.groups[name]
                 self._namespace.take_back(group)
-
-
-def _planned_way(want: Wanted, hops: tuple[str, ...]) -> str:
-    """The way a tunnel would take, as its card would show it."""
-    listen, connect = want.forward.listen, want.forward.connect
-    if want.forward.kind is not Kind.REMOTE and not listen.path:
-        port = listen.port if listen.port is not None else connect.port if connect is not None else 0
-        host = listen.host or want.options.local_interface or ("*" if want.options.gateway_ports else "127.0.0.1")
-        any_port = "" if port and listen.port else " (or any free port)"
-        listen = Endpoint(host, port)
-        return " -> ".join(
-            [
-                f"{listen}{any_port}",
-                *Snapshot(0, "", want.forward.kind, TunnelState.IDLE, hops, connect=str(connect or "")).way,
-            ]
-        )
-    return " -> ".join(
-        Snapshot(0, "", want.forward.kind, TunnelState.IDLE, hops, listen=str(listen), connect=str(connect or "")).way
-    )
-
-
-def _alone(lines: Sequence[Line]) -> bool:
-    return len(lines) == 1 and len(lines[0].forwards) == 1
-
-
-def _wanted(line: Line, *, alone: bool) -> Iterable[Wanted]:
-    """The forwards of a line; `--as` of several names the group, `--dsn` of several those it fits."""
-    assert line.target is not None
-    listed = len(line.forwards) == 1
-    for forward in line.forwards:
-        service = line.service
-        if not alone and not listed:
-            service = replace(service, name="", dsn=_fitting(service.dsn, forward))
-        yield Wanted(line.target, forward, line.tunnel, service, line.notes, line.sources.get(service.password))
-
-
-def _fitting(dsn: str, forward: Forward) -> str:
-    if not dsn or forward.url:
-        return ""
-    own = template_for(forward)
-    fits = not own or parse_template(own).base == parse_template(dsn).base
-    return dsn if fits else ""

@@ -8,10 +8,9 @@ asked: NobodyAnswers at once.
 from __future__ import annotations
 
 import getpass
-import sys
 from typing import TYPE_CHECKING
 
-from ..client.watcher import NOBODY, NobodyAnswers
+from ..client.watcher import NOBODY, NobodyAnswers, ask_terminal, question_text
 from ..errors import AuthenticationError
 
 if TYPE_CHECKING:
@@ -19,24 +18,18 @@ if TYPE_CHECKING:
 
     from ..model import Ask
 
-_WANTED = {"passphrase": ("--passphrase", "Passphrase of the key for"), "password": ("--ssh-password", "Password for")}
-
 
 def answer(shell: InteractiveShell, question: Ask, where: str) -> str:
     """Put a question of the engine's to a person.
 
     Args:
-        question: `prompt` is its text, one line or several; where it is empty one is made of `kind`.
+        question: see `question_text`.
         where: the target, for that text.
 
     Raises:
         NobodyAnswers: there is nobody, or they ended the input. KeyboardInterrupt: they gave up.
     """
-    prompt = question.prompt
-    if not prompt:
-        option, what = _WANTED.get(question.kind, ("", question.kind))
-        prompt = f"{what} {where}{f' ({option} prompt)' if option else ''}: "
-    return ask(shell, prompt, echo=question.echo)
+    return ask(shell, question_text(question, where), echo=question.echo)
 
 
 def service_password(shell: InteractiveShell, name: str, where: str) -> str:
@@ -57,16 +50,14 @@ def ask(shell: InteractiveShell, prompt: str, *, echo: bool) -> str:
     """Ask one question. Raises NobodyAnswers, KeyboardInterrupt."""
     from IPython.core.error import StdinNotImplementedError
 
-    in_kernel = getattr(shell, "kernel", None) is not None
-    if not in_kernel and (sys.stdin is None or not sys.stdin.isatty()):
-        # getpass would go on to /dev/tty, and wait there for somebody who is not.
-        raise NobodyAnswers(NOBODY)
+    if getattr(shell, "kernel", None) is None:
+        return ask_terminal(prompt, echo=echo)
     # An input field has room for one line: what comes before it is printed.
     *text, last = prompt.split("\n")
     try:
         if text:
             # Nothing is printed before it is known that somebody reads it.
-            if in_kernel and not shell.kernel._allow_stdin:  # type: ignore[attr-defined]
+            if not shell.kernel._allow_stdin:  # type: ignore[attr-defined]
                 raise NobodyAnswers(NOBODY)
             print("\n".join(text))
         return input(last) if echo else getpass.getpass(last)

@@ -1,4 +1,4 @@
-"""The text of `%forward --help`, made from `options`. Ground floor, no I/O."""
+"""The text of `%forward --help` and `xec-forward open --help`, made from `options`. Ground floor, no I/O."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import textwrap
 from ..options import CommandTarget, Service, SshTarget, TunnelOptions
 from .flags import FLAGS, Section
 
-__all__ = ["help_text"]
+__all__ = ["COMMAND_FORMS", "MAGIC_FORMS", "help_text"]
 
 _WIDTH = 100
 _COLUMN = 36
 
-_FORMS = """\
+MAGIC_FORMS = """\
 %forward [OPTIONS] TARGET [SPEC ...]     open until the kernel ends; the value is the tunnel, or the group
 %%forward [OPTIONS] TARGET               the same, each line of the cell being a SPEC with its own options
 %forward                                 the table of tunnels
@@ -23,6 +23,19 @@ _FORMS = """\
 %forward [OPTIONS] --command TEXT SPEC   a command opens the way, in the place of a host
 %forward [OPTIONS] TARGET                without a SPEC: the forwards that ssh_config names for it
 
+  %forward bastion 5432:pg.vpc:5432 --as pg --dsn postgresql://ana@/sales
+  %forward ana@bastion:2222 sales=postgresql://ana@pg.vpc/sales --password keyring:sales/ana
+"""
+
+COMMAND_FORMS = """\
+xec-forward open [OPTIONS] TARGET [SPEC ...]     open until Ctrl-C; without a SPEC: the forwards of ssh_config
+xec-forward open [OPTIONS] --command TEXT SPEC   a command opens the way, in the place of a host
+
+  xec-forward open bastion 5432:pg.vpc:5432 --dsn postgresql://ana@/sales
+  xec-forward open ana@bastion:2222 postgresql://ana@pg.vpc/sales -D 1080
+"""
+
+_WORDS = """\
 TARGET   an alias of ssh_config, [user@]host[:port], or ssh://[user@]host[:port]
 
 SPEC     as in ssh -L, IPv6 in brackets, NAME= in front if wanted
@@ -41,21 +54,14 @@ SOURCE   where a secret comes from, never the secret:
          env:NAME, keyring:SERVICE/USER, cmd:COMMAND, file:PATH or prompt
 """
 
-_EXAMPLES = """\
-examples
-  %forward bastion 5432:pg.vpc:5432 --as pg --dsn postgresql://ana@/sales
-  %forward ana@bastion:2222 sales=postgresql://ana@pg.vpc/sales --password keyring:sales/ana
-"""
-
-
-def help_text() -> str:
-    """The usage: the forms first, then the options in groups."""
+def help_text(forms: str = MAGIC_FORMS) -> str:
+    """The usage: the forms first, then the words, then the options in groups."""
     groups: tuple[tuple[str, tuple[Section, ...]], ...] = (
         ("options", (Service, TunnelOptions)),
         ("options of TARGET", (SshTarget,)),
         ("in the place of TARGET", (CommandTarget,)),
     )
-    return "\n".join([_FORMS, *(_group(title, sections) for title, sections in groups), _EXAMPLES])
+    return "\n".join([forms, _WORDS, *(_group(title, sections) for title, sections in groups)])
 
 
 def _group(title: str, sections: tuple[Section, ...]) -> str:

@@ -174,7 +174,8 @@ def identity(target: SshTarget, via: tuple[SshTarget, ...] = ()) -> Hashable:
             continue
         stamps.append((name, status.st_mtime_ns, status.st_size))
     keys = tuple(os.path.abspath(os.path.expanduser(key)) for key in target.private_key)
-    return ("ssh", replace(target, private_key=keys), via, tuple(stamps))
+    # A host reached over hops of its own, and the same host as a hop that others go through, are one link.
+    return ("ssh", replace(target, private_key=keys, proxy=()), via or hops_of(target), tuple(stamps))
 
 
 def resolve(target: SshTarget) -> Resolved:

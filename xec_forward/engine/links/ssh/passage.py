@@ -251,9 +251,9 @@ class Passage:
             self._end(error)
 
     def _far_end_confirmed(self) -> None:
-        self._confirmed = True
         if self._control is not None and not self._control.closed:
             self._control.read()  # a word about why may wait there
+        self._confirmed = True
         if not self._held:
             self._deliver_end()
 

@@ -332,6 +332,7 @@ class MasterLink(Link):
             self._check()
             sockets.clear()
             await passage.attach(reader, writer, line.control)
+            self._check()
         except BaseException as error:
             for sock in sockets:
                 sock.close()
@@ -381,6 +382,7 @@ class MasterLink(Link):
         passage = Passage(protocol, self._confirm, self._passages.discard, refused)
         try:
             await passage.attach(sock, sock, None)
+            self._check()
             self._passages.add(passage)
             if connect.path not in self._proven:
                 with contextlib.suppress(TimeoutError):
