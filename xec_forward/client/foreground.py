@@ -24,6 +24,7 @@ from ..line.usage import COMMAND_FORMS, help_text
 from ..model import TunnelState
 from ..options import Service
 from ..render import Card, Cards
+from ..spec import Kind
 from .lines import ADD_DSN, Wanted, preview, wanted_of, with_forwards
 from .live import Canvas, LiveWatcher, standard_canvas
 from .reconnecting import reconnect_all
@@ -54,6 +55,10 @@ def run_open(words: Sequence[str]) -> int:
     except ForwardError as error:
         print(f"{_PROGRAM}: {str(error).replace('%forward', _PROGRAM)}", file=sys.stderr)
         return 2 if isinstance(error, SpecError) else 1
+    except BrokenPipeError:
+        # Whoever read our standard output has gone; the interpreter's last flush must not say so.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     finally:
         current().stop()
 
@@ -102,7 +107,7 @@ def _card(wanted: Wanted, tunnel: Tunnel) -> Card:
         host = wanted.forward.listen.path or tunnel.local_host
         url = make(template, host=host, port=tunnel.local_port, password=None, far_host=tunnel.remote_host)
         remarks.insert(0, f"the connection string, without a password, is {url}")
-    elif tunnel.is_alive() and tunnel.local_port:
+    elif tunnel.is_alive() and wanted.forward.kind is not Kind.REMOTE:
         remarks.append(ADD_DSN)
     idle = [name for name in _OF_A_NOTEBOOK if getattr(wanted.service, name) != getattr(Service(), name)]
     if idle:
@@ -192,9 +197,10 @@ def _ended_by_signals() -> Iterator[None]:
         raise KeyboardInterrupt
 
     before = {}
-    # SIGINT too: whoever started us in the background may have had it ignored.
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        if number := getattr(signal, name, None):
+        number = getattr(signal, name, None)
+        # One that is ignored stays so: nohup, and a shell's background, ask for that.
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             before[number] = signal.signal(number, end)
     try:
         yield

@@ -97,6 +97,8 @@ def main(config: dict[str, Any]) -> None:
         f"--LabApp.default_url=/lab/tree/{notebook.name}",
         "--ServerApp.ip=127.0.0.1",
         "--ServerApp.answer_yes=True",
+        # The address comes at a level of its own; what the extensions say of themselves would bury it.
+        "--log-level=WARN",
     ]
     if not config["browser"]:
         command.append("--no-browser")

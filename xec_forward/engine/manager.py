@@ -97,7 +97,10 @@ class Manager:
             limit = min(command.LISTEN_DEADLINE, request.options.timeout * 0.85)
             return command.identity(text), partial(command.dial, text, timeout=limit)
         assert request.ssh is not None
-        return ssh.identity(request.ssh), partial(ssh.dial, request.ssh, pool=self._pool)
+        key = ssh.identity(request.ssh)
+        if request.ssh.control_master == "no":  # a connection of its own
+            key = (key, request.tunnel)
+        return key, partial(ssh.dial, request.ssh, pool=self._pool)
 
     def _name_of_port(self, port: int) -> str:
         return next((tunnel.name for tunnel in self._tunnels.values() if tunnel.port == port), "")

@@ -9,6 +9,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from typing import Any
 
 from ..errors import ClosedError, DeadlineError, ForwardError, LimitError, LostError, NameNotFoundError, RefusedError
 from ..model import Counters
@@ -96,17 +97,20 @@ class Relay:
         """Connect to the service on this side: at the first of its addresses that answers, else the first's error."""
         loop = asyncio.get_running_loop()
         if self.connect.path:
-            await loop.create_unix_connection(lambda: client, self.connect.path)
+            sock = await _connected(socket.AF_UNIX, self.connect.path)
+            await loop.create_unix_connection(lambda: client, sock=sock)
             return
         host, port = self.connect.host or "localhost", self.connect.port or 0
-        # One by one, because asyncio's error for several addresses at once has lost its kind.
+        # One by one: asyncio's error for several addresses has lost its kind, and uvloop tells the protocol of the
+        # end of each try.
         first: OSError | None = None
-        for _, _, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+        for family, _, _, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             try:
-                await loop.create_connection(lambda: client, str(address[0]), port)
+                sock = await _connected(family, address)
             except OSError as error:
                 first = first or error
             else:
+                await loop.create_connection(lambda: client, sock=sock)
                 return
         raise first or OSError(f"{host} has no address")
 
@@ -194,6 +198,18 @@ class Relay:
             for client in list(self.clients):
                 if client.phase is Phase.PARKED and client.departed():
                     client.reset(LostError("the client left"))
+
+
+async def _connected(family: int, address: Any) -> socket.socket:
+    """A socket that is connected to `address`, in the form of its family."""
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
 
 
 def near_failure(error: OSError | ForwardError, connect: Endpoint) -> ForwardError:

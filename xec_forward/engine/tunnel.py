@@ -87,6 +87,7 @@ class Tunnel:
         self._error: Fault | None = None
         self._route: tuple[str, ...] = (request.target.host,)
         self._notes: list[str] = []
+        self._remark = ""  # the link's
         self._reconnects = 0
         self._opening = CallOpening(request.call, house.asker, self._tell)
         self._lease: Lease | None = None
@@ -161,7 +162,7 @@ class Tunnel:
             step_since=self._opening.step_since,
             counters=self._front.relay.counters(self._reconnects),
             error=self._error,
-            notes=(*self._front.notes, *self._notes),
+            notes=tuple(filter(None, (*self._front.notes, *self._notes, self._remark))),
             log=self._house.log,
             serial=time.monotonic_ns(),
         )
@@ -307,6 +308,7 @@ class Tunnel:
     async def _dial(self) -> Link:
         self._lease = await self._house.pool.acquire(self._key, self._dialler, self._opening)
         self._route = self._lease.link.route
+        self._remark = self._lease.link.remark
         return self._lease.link
 
     async def _check_far(self, link: Link) -> None:

@@ -278,7 +278,7 @@ class Openings:
         dsn: ConnectionString | None = tunnel.url
         if dsn is not None:
             values[f"{name}_{suffix(dsn.scheme)}"] = dsn
-        else:
+        elif wanted.forward.kind is not Kind.REMOTE:
             remarks.append(ADD_DSN)
         variables = dict(dsn.env) if dsn is not None and wanted.service.env else {}
         if wanted.service.env and not variables:

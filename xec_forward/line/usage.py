@@ -54,6 +54,7 @@ SOURCE   where a secret comes from, never the secret:
          env:NAME, keyring:SERVICE/USER, cmd:COMMAND, file:PATH or prompt
 """
 
+
 def help_text(forms: str = MAGIC_FORMS) -> str:
     """The usage: the forms first, then the words, then the options in groups."""
     groups: tuple[tuple[str, tuple[Section, ...]], ...] = (

@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # How long `Pool.close` waits for links to end in order before it aborts them, seconds.
 CLOSE_GRACE = 1.5
+# How often a link that only outsiders use is looked at, seconds.
+IN_USE_AGAIN = 1.0
 
 
 class Memory:
@@ -281,10 +283,16 @@ class Pool:
             return
         linger = max(self._linger, shared.link.persist)
         if not linger or self._closed or shared.link.lost.done():
-            self._drop(entry, shared)
+            self._leave(entry, shared)
         elif linger != float("inf"):
-            loop = asyncio.get_running_loop()
-            shared.linger = loop.call_later(linger, self._drop, entry, shared)
+            shared.linger = asyncio.get_running_loop().call_later(linger, self._leave, entry, shared)
+
+    def _leave(self, entry: _Entry, shared: _Shared) -> None:
+        """Nobody of ours wants the link any more: it goes, or (in use from outside) a little later."""
+        if shared.link.in_use and not self._closed and not shared.link.lost.done():
+            shared.linger = asyncio.get_running_loop().call_later(IN_USE_AGAIN, self._leave, entry, shared)
+        else:
+            self._drop(entry, shared)
 
     def _stay(self, shared: _Shared) -> None:
         if shared.linger is not None:

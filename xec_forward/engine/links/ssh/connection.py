@@ -22,7 +22,7 @@ from ....options import SshTarget
 from ....spec import Endpoint
 from ..base import Link, Opening
 from ..pool import Lease, Memory, Pool
-from . import failures, packets
+from . import failures, packets, sharing
 from .authentication import Login, check_identities
 from .config import Resolved, identity, refuse_circle, resolve
 from .known_hosts import HostKeys
@@ -155,8 +155,8 @@ class _Carrier:
             self._connection.connection_lost(error)
 
 
-async def dial(target: SshTarget, opening: Opening, pool: Pool) -> SshLink:
-    """Connect, check the host key, log in, over the hops that ssh_config names.
+async def dial(target: SshTarget, opening: Opening, pool: Pool) -> Link:
+    """Ride a master that lives; else connect, check the host key, log in, over the hops that ssh_config names.
 
     Args:
         target: where to.
@@ -170,12 +170,18 @@ async def dial(target: SshTarget, opening: Opening, pool: Pool) -> SshLink:
     return await _dial(target, opening, pool, (), "ssh")
 
 
-async def _dial(target: SshTarget, opening: Opening, pool: Pool, via: tuple[SshTarget, ...], step: str) -> SshLink:
+async def _dial(target: SshTarget, opening: Opening, pool: Pool, via: tuple[SshTarget, ...], step: str) -> Link:
     """`via`: the hops before this one that were written out, in the place of those it configures itself."""
     resolved = await asyncio.to_thread(resolve, target)
+    jumps = via or resolved.jumps
+    places = sharing.paths(target, resolved, jumps)
+    if places:
+        with opening.step("master"):
+            ridden = await sharing.ride_any(places, target, resolved)
+        if ridden is not None:
+            return ridden
     await asyncio.to_thread(check_identities, resolved)
     memory = pool.memory(identity(target, via))
-    jumps = via or resolved.jumps
     parent: Lease | None = None
     if jumps:
         # Two dials that wait for each other would wait for ever.
@@ -187,11 +193,18 @@ async def _dial(target: SshTarget, opening: Opening, pool: Pool, via: tuple[SshT
         parent = await pool.acquire(key, approach, opening)
     try:
         with opening.step(step):
-            return await _dial_hop(target, resolved, opening, memory, parent)
+            link = await _dial_hop(target, resolved, opening, memory, parent)
     except BaseException:
         if parent is not None:
             parent.release()
         raise
+    if target.control_master == "yes":
+        try:
+            await sharing.serve(link, places[0])
+        except BaseException:
+            await link.close()
+            raise
+    return link
 
 
 async def _dial_hop(
@@ -269,5 +282,8 @@ async def _connect(
         if login is not None:
             await login.end()
     link.persist = resolved.control_persist
+    if link.persist:
+        how_long = "as long as the kernel" if link.persist == float("inf") else f"{link.persist:g} s"
+        link.remark = f"the connection outlives its last tunnel: {how_long}"
     link.ready(parent)
     return link

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Coroutine
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import asyncssh
 
@@ -15,6 +15,9 @@ from ..base import Accept, Channel, ChannelProtocol, HalfClose, Link, RemoteList
 from ..pool import Lease
 from . import failures, packets, remote
 from .stream import Stream
+
+if TYPE_CHECKING:
+    from .master import Master
 
 CHANNEL_DEADLINE = 25.0
 PING_DEADLINE = 10.0
@@ -36,10 +39,16 @@ class SshLink(Link):
         self.route = route
         self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
         self.round_trip_floor = 0.0
+        self.master: Master | None = None
         self._parent: Lease | None = None
         self._connection: asyncssh.SSHClientConnection | None = None
         self._closing = False
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def in_use(self) -> bool:  # type: ignore[override]
+        """Other programs use it through the master's socket."""
+        return self.master is not None and self.master.clients > 0
 
     async def open_channel(
         self, connect: Endpoint, protocol: ChannelProtocol, origin: tuple[str, int] = ("", 0)
@@ -135,6 +144,8 @@ class SshLink(Link):
     async def close(self) -> None:
         """See Link."""
         self._closing = True
+        if self.master is not None:
+            await self.master.close()
         connection = self._connection
         try:
             if connection is not None and not self.lost.done():
