@@ -162,7 +162,7 @@ class Connection(ABC):
         for message in engine.receive():
             self._route(message)
         if self._engine is engine:
-            self._work.put(lambda: self._bury(engine))
+            self.hand_over(lambda: self._bury(engine))
 
     def _route(self, message: Report) -> None:
         match message:
@@ -181,9 +181,13 @@ class Connection(ABC):
                 elif self._attendant is not None:
                     self._attendant.put(message)
                 else:
-                    self._work.put(lambda: self._answer_unattended(message))
+                    self.hand_over(lambda: self._answer_unattended(message))
 
     # ---- the handler thread ----
+
+    def hand_over(self, work: Callable[[], None]) -> None:
+        """Have the handler thread do this, in its turn."""
+        self._work.put(work)
 
     def _handle(self) -> None:
         while True:

@@ -244,10 +244,10 @@ class Session(Connection):
             call.deliver(message)
             if message.snapshot.state.ended:
                 return  # an opening that failed: what became of it says the call's answer
-        self._work.put(lambda: self._follow(tunnel, message.snapshot))
+        self.hand_over(lambda: self._follow(tunnel, message.snapshot, message.event))
 
-    def _follow(self, tunnel: Tunnel, snapshot: Snapshot) -> None:
-        tunnel.follow(snapshot)
+    def _follow(self, tunnel: Tunnel, snapshot: Snapshot, event: str) -> None:
+        tunnel.follow(snapshot, event)
         if snapshot.state.ended:
             self.forget(tunnel)
 
@@ -273,7 +273,7 @@ class Session(Connection):
         if not wanted:
             return
         for tunnel in wanted:
-            tunnel.follow(_now(tunnel, TunnelState.RECONNECTING, lost))
+            tunnel.follow(_now(tunnel, TunnelState.RECONNECTING, lost), "reconnecting")
         for tunnel in wanted:
             try:
                 done = self.call(tunnel.request_again, limit=tunnel.request.options.timeout)
@@ -283,7 +283,7 @@ class Session(Connection):
 
     def _give_up(self, tunnel: Tunnel, error: ForwardError) -> None:
         tunnel.given_up = True
-        tunnel.follow(_now(tunnel, TunnelState.FAILED, error))
+        tunnel.follow(_now(tunnel, TunnelState.FAILED, error), "error")
 
 
 def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) -> Snapshot:

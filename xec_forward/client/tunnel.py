@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from urllib.parse import quote
 
@@ -17,6 +17,7 @@ from ..dsn import ConnectionString, make, password_for, template_for
 from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
 from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
 from ..spec import Kind
+from .events import Event, Events, Handler
 from .session import Session, bound_forward
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Tunnel(traitlets.HasTraits):
         self.opening_call = 0
         self.given_up = False  # the engine no longer has it; reconnect() opens it again
         self._following = threading.RLock()
+        self._events = Events()
         self.snapshot = Snapshot(
             request.tunnel,
             request.name,
@@ -179,21 +181,54 @@ class Tunnel(traitlets.HasTraits):
         forward = bound_forward(self.request.forward, self.snapshot)
         return msgspec.structs.replace(self.request, call=call, forward=forward, reopen=True)
 
-    def follow(self, snapshot: Snapshot) -> None:
+    def follow(self, snapshot: Snapshot, event: str = "") -> None:
         """Take over a snapshot; the traits follow it. Called on the handler thread, and by whoever waited.
 
-        The two may come in either order: an older snapshot is passed over.
+        The two may come in either order: an older snapshot is passed over, its event is not.
         """
+        error = snapshot.error.error() if snapshot.error is not None else None
+        self._take_over(snapshot, error)
+        if event or snapshot.state.ended:
+            self._events.emit(Event(event or "close", snapshot, error))
+
+    def _take_over(self, snapshot: Snapshot, error: ForwardError | None) -> None:
         with self._following:
             if snapshot.serial < self.snapshot.serial or self.snapshot.state.ended:
                 return
             self.snapshot = snapshot
-            error = snapshot.error.error() if snapshot.error is not None else None
             with self.hold_trait_notifications():
                 self.set_trait("stats", snapshot.counters)
                 if str(error) != str(self.error):
                     self.set_trait("error", error)
                 self.set_trait("state", snapshot.state)
+
+    # ---- what happens to it ----
+
+    def on(self, event: str, handler: Handler) -> Handler:
+        """Call `handler` with each Event of this name; see `client.events` for the names. Returns the handler.
+
+        Raises:
+            SpecError: there is no event of that name.
+        """
+        return self._register(event, handler, once=False)
+
+    def once(self, event: str, handler: Handler) -> Handler:
+        """`on`, for the next such event only."""
+        return self._register(event, handler, once=True)
+
+    def off(self, event: str, handler: Handler) -> None:
+        """Undo `on` or `once`."""
+        self._events.remove(event, handler)
+
+    def events(self) -> AsyncIterator[Event]:
+        """All events from now on, for `async for`; `ready` comes first where it has been, `close` ends it."""
+        return self._events.stream()
+
+    def _register(self, event: str, handler: Handler, *, once: bool) -> Handler:
+        missed = self._events.add(event, handler, once=once)
+        if missed is not None:
+            self.session.hand_over(lambda: Events.tell(handler, missed))
+        return handler
 
     # ---- what to do with it ----
 

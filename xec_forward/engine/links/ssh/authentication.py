@@ -5,7 +5,8 @@ asyncssh is given no key and no password; it asks `Login` for the next one as lo
 other keys, so that a full agent does not use up the server's patience.
 
     1. the agent's keys that belong to an identity file     3. the agent's other keys (not with IdentitiesOnly)
-    2. files named with -i                                  4. files of ssh_config, or ssh's default ones
+    2. files named with -i                                  4. the keys of PKCS11Provider's tokens
+                                                            5. files of ssh_config, or ssh's default ones
 
 An encrypted key is unlocked when the server has accepted its public half. What was right is remembered for the
 next dial (`Memory`); answers to other prompts, one-time codes among them, are not.
@@ -17,6 +18,7 @@ import asyncio
 import base64
 import binascii
 import logging
+import re
 from pathlib import Path
 
 import asyncssh
@@ -26,6 +28,7 @@ from ....options import SshTarget
 from ..base import Opening, Unanswered
 from ..pool import Memory
 from .config import Identity, Resolved, shown
+from .tokens import provider_keys, provider_trouble, security_key_trouble
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,14 @@ logger = logging.getLogger(__name__)
 PROMPTS = 3
 AGENT_DEADLINE = 5.0
 _MAGIC = b"openssh-key-v1\0"
+# What tells a prompt for something that is right only once from one for the login's password.
+_ONCE = re.compile(
+    r"one.?time|\b(once|otp|oath|token|(pass)?code|pin|factor|2fa|duo|new|current|retype)\b", re.IGNORECASE
+)
+
+
+class _Provider:
+    """The place of PKCS11Provider's keys in the order."""
 
 
 class LockedKeyPair(asyncssh.SSHKeyPair):
@@ -66,7 +77,7 @@ class Login:
         self._resolved = resolved
         self._opening = opening
         self._memory = memory.answers
-        self._queue: list[asyncssh.SSHKeyPair | Identity] | None = None
+        self._queue: list[asyncssh.SSHKeyPair | Identity | _Provider] | None = None
         self._halves: dict[Identity, asyncssh.SSHKey | None] = {}
         self._used: set[bytes] = set()
         self._agent: asyncssh.SSHAgentClient | None = None
@@ -89,6 +100,8 @@ class Login:
             item = self._queue.pop(0)
             if isinstance(item, Identity):
                 self._queue[:0] = await self._load(item)
+            elif isinstance(item, _Provider):
+                self._queue[:0] = await self._load_provider(self._resolved.pkcs11_provider)
             else:
                 return item
         return None
@@ -121,7 +134,7 @@ class Login:
         answers = []
         for prompt, echo in prompts:
             text = f"{instructions}\n{prompt}" if instructions else prompt
-            if "password" in prompt.lower() and not echo:
+            if not echo and _is_password(prompt):
                 answer = await self.password("keyboard-interactive", f"({self._resolved.host}) {text}")
             else:
                 text = f"({self._resolved.host}) {text}"
@@ -166,19 +179,19 @@ class Login:
             also = also if self._tried else "; there is no key to try"
             what = f"the login as {who} needs {self._wanted} ({self.unanswered}){also}"
             hint = "Give --ssh-password env:NAME, or a key that is accepted with -i FILE"
-            if self._wanted.startswith("the passphrase"):
+            if self._wanted.startswith(("the passphrase", "the PIN")):
                 hint = "Give --passphrase env:NAME, or put the key into the agent with ssh-add"
         return AuthenticationError(f"{what}{self._troubles()}{offers}", hop=resolved.host, hint=hint)
 
     # keys
 
-    async def _order(self) -> list[asyncssh.SSHKeyPair | Identity]:
+    async def _order(self) -> list[asyncssh.SSHKeyPair | Identity | _Provider]:
         """All there is to try, in order; files are loaded when their turn has come."""
         identities = self._resolved.identities
         for identity in identities:
             self._halves[identity] = await asyncio.to_thread(_public_half, identity.path)
         agent = {key.key_public_data: key for key in await self._agent_keys()}
-        queue: list[asyncssh.SSHKeyPair | Identity] = []
+        queue: list[asyncssh.SSHKeyPair | Identity | _Provider] = []
         for identity, half in self._halves.items():
             if half is not None and half.public_data in agent and half.public_data not in self._used:
                 self._used.add(half.public_data)
@@ -192,6 +205,8 @@ class Login:
             self._note_tried(f"{len(rest)} {'key' if len(rest) == 1 else 'keys'} of the agent")
             self._used.update(key.key_public_data for key in rest)
             queue += rest
+        if self._resolved.pkcs11_provider:
+            queue.append(_Provider())
         return queue + [identity for identity in identities if not identity.explicit]
 
     async def _agent_keys(self) -> list[asyncssh.SSHKeyPair]:
@@ -214,6 +229,9 @@ class Login:
         try:
             if not path.exists() or path.suffix == ".pub":
                 return []
+            if half is not None and (why := security_key_trouble(half)):
+                self._trouble.append(f"{identity} cannot be used: {why}")
+                return []
             if await asyncio.to_thread(_encrypted, path):
                 if half is None:  # an old format, and no .pub beside it: only the passphrase shows the key
                     key = await self.unlock(path)
@@ -227,6 +245,29 @@ class Login:
             return []
         self._used.update(pair.key_public_data for pair in pairs)
         self._note_tried(str(identity))
+        return pairs
+
+    async def _load_provider(self, provider: str) -> list[asyncssh.SSHKeyPair]:
+        """The keys of the tokens behind a PKCS#11 provider, which wants a PIN; trouble is a remark."""
+        if why := provider_trouble(provider):
+            self._trouble.append(why)
+            return []
+        place, source = f"passphrase {provider}", self._target.passphrase
+        pin = self._memory.get(place)
+        if pin is None:
+            wanted, prompt = f"the PIN of {provider}", "" if source else f"PIN for {provider}: "
+            pin = await self._ask("passphrase", wanted, source=source, prompt=prompt)
+        if pin is None:
+            return []
+        try:
+            pairs = await asyncio.to_thread(provider_keys, provider, pin)
+        except ValueError as error:
+            # Not tried again: a few wrong PINs lock a token.
+            self._memory.pop(place, None)
+            self._trouble.append(str(error))
+            return []
+        self._memory[place] = pin
+        self._note_tried(f"{len(pairs)} {'key' if len(pairs) == 1 else 'keys'} of {provider}")
         return pairs
 
     def _certificates(self) -> list[str]:
@@ -278,6 +319,12 @@ class Login:
 
     def _troubles(self) -> str:
         return f"; {'; '.join(dict.fromkeys(self._trouble))}" if self._trouble else ""
+
+
+def _is_password(prompt: str) -> bool:
+    """Whether a prompt is for the login's password, which its SOURCE answers and which may be kept."""
+    text = re.sub(r"\S+@\S+", "", prompt)  # a host may be called anything
+    return "password" in text.lower() and not _ONCE.search(text)
 
 
 def check_identities(resolved: Resolved) -> None:

@@ -72,6 +72,7 @@ class Resolved:
         certificates: certificate files named by CertificateFile.
         identities_only: use only keys named here, of the agent's too.
         agent: the agent's socket, "" for none.
+        pkcs11_provider: the library through which a token's keys are used, or "".
         known_hosts: the user's files, new keys go to the first; global_known_hosts: the system's.
         revoked_host_keys: a file of public keys never to trust, or "".
         host_key_alias: the name under which the host key is looked up, or "".
@@ -96,6 +97,7 @@ class Resolved:
     certificates: tuple[str, ...]
     identities_only: bool
     agent: str
+    pkcs11_provider: str
     known_hosts: tuple[Path, ...]
     global_known_hosts: tuple[Path, ...]
     revoked_host_keys: str
@@ -208,6 +210,7 @@ def resolve(target: SshTarget) -> Resolved:
         certificates=tuple(_expand(name) for name in _words(config, "CertificateFile", ())),
         identities_only=bool(config.get("IdentitiesOnly")),
         agent=_agent(config),
+        pkcs11_provider=_provider(config),
         known_hosts=tuple(Path(_expand(name)) for name in _words(config, "UserKnownHostsFile", USER_KNOWN_HOSTS)),
         global_known_hosts=tuple(
             Path(_expand(name)) for name in _words(config, "GlobalKnownHostsFile", GLOBAL_KNOWN_HOSTS)
@@ -321,6 +324,11 @@ def _agent(config: SSHConfig) -> str:
     if text == "SSH_AUTH_SOCK":
         return os.environ.get("SSH_AUTH_SOCK", "")
     return os.environ.get(text[1:], "") if text.startswith("$") else _expand(text)
+
+
+def _provider(config: SSHConfig) -> str:
+    named = str(config.get("PKCS11Provider") or "none")
+    return "" if named.lower() == "none" else _expand(named)
 
 
 def hops_of(target: SshTarget) -> tuple[SshTarget, ...]:

@@ -42,12 +42,6 @@ class Incoming(Stream):
         self.attach(self._accept(self, HalfClose.NOW))
         asyncio.get_running_loop().call_soon(self.release)
 
-    def release(self) -> None:
-        """As Stream.release; asyncssh has meanwhile resumed the reading that whoever accepted had paused."""
-        if self._paused:
-            self._channel.pause_reading()
-        super().release()
-
 
 class SshListener(RemoteListener):
     """A listener of the server's. `close` has it stop; what it has accepted goes on."""

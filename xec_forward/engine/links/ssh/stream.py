@@ -45,7 +45,9 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
         self._loop = asyncio.get_running_loop()
         self._held = True
         self._paused = False
+        self._early: list[bytes] = []  # what came before it could be delivered
         self._eof = False
+        self._eof_told = False
         self._ended = False
         self._error: ForwardError | None = None
         self._connection_gone = False
@@ -63,13 +65,15 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
 
     def data_received(self, data: bytes, datatype: int | None = None) -> None:
         self._window.delivered(len(data))
-        if self._protocol is not None:
+        # asyncssh resumes by itself a channel that the peer opened, and ends one that is paused but empty.
+        if self._held or self._paused:
+            self._early.append(data)
+        elif self._protocol is not None:
             self._protocol.data_received(data)
 
     def eof_received(self) -> bool:
         self._eof = True
-        if self._protocol is not None and not self._held:
-            self._protocol.eof_received()
+        self._deliver_end()
         return True  # the other direction goes on
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -77,7 +81,9 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
         self._ended = True
         if self._connection_gone or exc is not None:
             self._error = self._why_lost(exc)
-        if not self._held:
+        # An end in order comes behind the data, like any other; a broken channel has none to wait for.
+        if not self._held and (self._error is not None or not (self._paused and self._early)):
+            self._deliver_end()
             self._end()
 
     def pause_writing(self) -> None:
@@ -109,8 +115,8 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
 
     def resume_reading(self) -> None:
         self._paused = False
-        if not self._held and not self._ended:
-            self._channel.resume_reading()
+        if not self._held:
+            self._deliver()
 
     def close(self) -> None:
         self._may_write = False
@@ -141,20 +147,29 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
 
     def release(self) -> None:
         """Deliver what came so far, and from now on."""
-        if not self._held:
+        if self._held:
+            self._held = False
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """What came early, then what waits in asyncssh and what is to come; as far as nobody pauses."""
+        while self._early and not self._paused and self._protocol is not None:
+            self._protocol.data_received(self._early.pop(0))
+        if self._paused:
+            self._channel.pause_reading()
             return
-        self._held = False
         if not self._ended:
-            # Delivers what waits in asyncssh, its end included.
-            seen = self._eof
-            if not self._paused:
-                self._channel.resume_reading()
-            if seen and self._protocol is not None:
-                self._protocol.eof_received()
-        else:
-            if self._eof and self._error is None and self._protocol is not None:
-                self._protocol.eof_received()
+            self._channel.resume_reading()
+        self._deliver_end()
+        if self._ended:
             self._end()
+
+    def _deliver_end(self) -> None:
+        """The peer's half-close, once everything before it has been delivered."""
+        if self._eof and not self._eof_told and not self._held and not self._paused and self._error is None:
+            self._eof_told = True
+            if self._protocol is not None:
+                self._protocol.eof_received()
 
     def _gone(self) -> None:
         self._connection_gone = True
