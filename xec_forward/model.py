@@ -3,8 +3,8 @@
 No message has a field a secret could sit in, except `Answer`, which carries one inward when the engine asked
 for it. Messages are msgspec Structs, tagged by their class name; `wire` turns them into bytes.
 
-    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Describe  Cancel  Answer
-    engine -> client   Welcome  Changed  Ask  Done  Failed
+    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Examine  Describe  Cancel  Answer
+    engine -> client   Welcome  Changed  Examined  Ask  Done  Failed
 """
 
 from __future__ import annotations
@@ -176,6 +176,55 @@ class Outlook(Value, frozen=True):
     notes: tuple[str, ...] = ()
 
 
+class Outcome(StrEnum):
+    """What became of a stage that the doctor examined."""
+
+    RUNNING = "running"
+    OK = "ok"
+    FAILED = "failed"
+    UNSURE = "unsure"
+    SKIPPED = "skipped"
+
+
+class Finding(Value, frozen=True):
+    """One stage of the doctor's examination.
+
+    Attributes:
+        hop: where: a host of the way, or the far end (`pg.vpc:5432`).
+        stage: config, dns, proxy, tcp, banner, key exchange, host key, login, forwarding, far name, far port, or the
+            protocol whose hello was waited for. Of a host behind another one, forwarding, dns and tcp are what the one
+            before does for it.
+        seconds: how long it took; None where it runs, or was not examined.
+        text: what was seen; details: more of it, a line each.
+    """
+
+    hop: str
+    stage: str
+    outcome: Outcome
+    seconds: float | None = None
+    text: str = ""
+    details: tuple[str, ...] = ()
+    error: Fault | None = None
+
+
+class Examination(Value, frozen=True):
+    """All that the doctor found.
+
+    Attributes:
+        fix: the one thing to do about it, "" where there is nothing to mend.
+        seconds: how long all of it took.
+    """
+
+    findings: tuple[Finding, ...]
+    fix: str = ""
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether every stage that was examined is well, and none was left in doubt."""
+        return not any(finding.outcome in (Outcome.FAILED, Outcome.UNSURE) for finding in self.findings)
+
+
 class Message(msgspec.Struct, frozen=True, tag=True):
     """Base of the messages."""
 
@@ -244,6 +293,28 @@ class Look(Message, frozen=True):
     ssh: SshTarget
 
 
+class Far(Value, frozen=True):
+    """A forward to examine, and the protocol spoken at its far end ("": to go by the far port)."""
+
+    forward: Forward
+    scheme: str = ""
+
+
+class Examine(Message, frozen=True):
+    """Examine the way to a target and to far ends behind it, stage by stage; nothing is changed by it.
+
+    Each stage is told by `Examined` as it begins and as it ends, all of them by `Done.examination`.
+
+    Attributes:
+        timeout: seconds that all of it may take.
+    """
+
+    call: int
+    ssh: SshTarget
+    far: tuple[Far, ...] = ()
+    timeout: float = 30.0
+
+
 class Describe(Message, frozen=True):
     """Ask for fresh snapshots of all tunnels."""
 
@@ -289,6 +360,13 @@ class Changed(Message, frozen=True):
     event: str = ""
 
 
+class Examined(Message, frozen=True):
+    """A stage of the examination that `call` waits for has begun, or ended."""
+
+    call: int
+    finding: Finding
+
+
 class Ask(Message, frozen=True):
     """The engine needs something only the user's side has.
 
@@ -315,6 +393,7 @@ class Done(Message, frozen=True):
     snapshots: tuple[Snapshot, ...] = ()
     health: Health | None = None
     outlook: Outlook | None = None
+    examination: Examination | None = None
 
 
 class Failed(Message, frozen=True):
@@ -324,5 +403,5 @@ class Failed(Message, frozen=True):
     fault: Fault
 
 
-Request = Hello | Open | Close | Reconnect | Check | Look | Describe | Cancel | Answer
-Report = Welcome | Changed | Ask | Done | Failed
+Request = Hello | Open | Close | Reconnect | Check | Look | Examine | Describe | Cancel | Answer
+Report = Welcome | Changed | Examined | Ask | Done | Failed

@@ -90,6 +90,7 @@ class Card(View):
             lines.append(f"environment: {', '.join(self.variables)}")
         if self.snapshot.error is not None:
             lines += [str(self.snapshot.error), *([f"log: {self.snapshot.log}"] if self.snapshot.log else [])]
+        lines += _way_on(self.snapshot)
         return [*lines, *(f"note: {note}" for note in (*self.snapshot.notes, *self.remarks))]
 
     def plain(self) -> str:
@@ -271,7 +272,13 @@ def _errors(snapshots: Iterable[Snapshot]) -> list[str]:
             lines.append(f"{snapshot.name}: {snapshot.error}")
             if snapshot.log:
                 lines.append(f"{snapshot.name}: log {snapshot.log}")
+        lines += [f"{snapshot.name}: {line}" for line in _way_on(snapshot)]
     return lines
+
+
+def _way_on(snapshot: Snapshot) -> list[str]:
+    """What a person is to do about a tunnel that waits for one."""
+    return [f"%forward --reconnect {snapshot.name} logs in again"] if snapshot.state is TunnelState.WAITING else []
 
 
 def _block(content: str) -> str:

@@ -112,7 +112,7 @@ def test_unix_sockets_on_both_sides(bastion: Sshd, tmp_path: Path) -> None:
     with Services(tmp_path) as own:
         near = own.echo_path
         with (
-            remote(0, local_port=own.echo, remote_host=str(far)) as one,
+            xf.ssh("bastion").forward(type="remote", local_port=own.echo, remote_host=str(far)) as one,
             xf.ssh("bastion").forward(type="remote", remote_port=0, local_host=near) as two,
         ):
             assert ask_path(far, b"to a path there") == b"to a path there"
@@ -155,7 +155,8 @@ def test_port_taken_meanwhile_degrades_the_tunnel_with_the_reason_until_it_is_fr
         port = tunnel.remote_port
         bastion.kill()
         until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
-        with socket.create_server(("127.0.0.1", port)):
+        # Both of the loopback addresses: one is enough for sshd to say yes.
+        with socket.create_server(("127.0.0.1", port)), socket.create_server(("::1", port), family=socket.AF_INET6):
             bastion.start()
             until(lambda: tunnel.state is xf.TunnelState.DEGRADED)
             assert isinstance(tunnel.error, xf.ProhibitedError)
@@ -236,9 +237,10 @@ def test_refused_listen_is_one_clear_error(
 
 
 def test_taken_port_is_one_clear_error(bastion: Sshd, services: Services) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as thief:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)), socket.create_server(("::1", port), family=socket.AF_INET6):
         with pytest.raises(xf.ProhibitedError, match="taken"):
-            remote(services.echo, remote_port=thief.getsockname()[1])
+            remote(services.echo, remote_port=port)
 
 
 # ---- a bastion that is not on loopback

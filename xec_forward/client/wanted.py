@@ -23,8 +23,9 @@ class ForwardArguments(TypedDict, total=False):
         type: local (the default), remote or dynamic.
         local_port: where to listen; 0 for any free port; left out: the far port if it can be bound, else any.
             For a remote forward: the port on this side that the far one leads to.
-        local_host: the interface to listen on; for a remote forward the host that the far port leads to.
-        remote_host: resolved at the far side; left out: the target itself.
+        local_host: the interface to listen on; for a remote forward the host that the far port leads to. A path is a
+            unix socket.
+        remote_host: resolved at the far side; left out: the target itself. A path is a unix socket there.
         remote_port: the far port; for a remote forward the port that the target listens on, 0 for any.
         name: its name in the registry; left out: made from the far host.
         dsn: the template of its connection string, without a password.
@@ -126,21 +127,27 @@ def _forward(arguments: Mapping[str, Any]) -> Forward:
         port = arguments.get(what)
         if port is not None and not (type(port) is int and 0 <= port <= 65535):
             raise SpecError(f"{what} is {port!r}, not a port from 0 to 65535")
-    near = Endpoint(str(arguments.get("local_host") or ""), arguments.get("local_port"))
-    far = Endpoint(str(arguments.get("remote_host") or ""), arguments.get("remote_port"))
+    near = _endpoint(arguments.get("local_host"), arguments.get("local_port"))
+    far = _endpoint(arguments.get("remote_host"), arguments.get("remote_port"))
     match kind:
         case Kind.LOCAL:
-            if not far.port:
+            if not far.port and not far.path:
                 raise SpecError("remote_port is missing", hint="forward(remote_host=..., remote_port=5432)")
             return Forward(kind, near, far, name)
         case Kind.REMOTE:
-            if not near.port:
+            if not near.port and not near.path:
                 raise SpecError(
                     "local_port is missing", hint='forward(type="remote", remote_port=8080, local_port=3000)'
                 )
             return Forward(kind, far, near, name)
         case Kind.DYNAMIC:
             return Forward(kind, near, None, name)
+
+
+def _endpoint(host: object, port: int | None) -> Endpoint:
+    """A path in the place of a host is a unix socket, which has no port."""
+    where = str(host or "")
+    return Endpoint(path=where) if where.startswith("/") else Endpoint(where, port)
 
 
 def check_names(given: Iterable[str], known: Iterable[str], where: str) -> None:

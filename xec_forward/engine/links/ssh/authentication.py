@@ -181,6 +181,8 @@ class Login:
             hint = "Give --ssh-password env:NAME, or a key that is accepted with -i FILE"
             if self._wanted.startswith(("the passphrase", "the PIN")):
                 hint = "Give --passphrase env:NAME, or put the key into the agent with ssh-add"
+            elif self._wanted == "an answer":
+                hint = "Run the line where somebody can answer, or ride the login of a terminal (ControlMaster yes)"
         return AuthenticationError(f"{what}{self._troubles()}{offers}", hop=resolved.host, hint=hint)
 
     # keys

@@ -57,20 +57,39 @@ class _Clock:
         self._timeout.reschedule(None)
 
 
+class Observer:
+    """Sees how far a connection has come. This one does nothing about it; the doctor's is in `examine`."""
+
+    def approach(self, parent: Link | None) -> Any:
+        """What makes the connection's transport, as `tunnel=` of asyncssh; None: asyncssh itself."""
+        return _Carrier(parent) if parent is not None else None
+
+    def connected(self) -> None:
+        """The transport is there, and the key exchange begins."""
+
+    def exchanged(self, connection: asyncssh.SSHClientConnection) -> None:
+        """The host key is trusted, and the login begins."""
+
+    def tried(self, what: asyncssh.SSHKeyPair | str) -> None:
+        """A key or something else is shown to the server."""
+
+
 class _Client(asyncssh.SSHClient):
     """What asyncssh calls while it connects and when the connection ends."""
 
-    def __init__(self, link: SshLink, host_keys: HostKeys, login: Login, clock: _Clock) -> None:
+    def __init__(self, link: SshLink, host_keys: HostKeys, login: Login, clock: _Clock, observer: Observer) -> None:
         self._link = link
         self._host_keys = host_keys
         self._login = login
         self._clock = clock
+        self._observer = observer
         self._interactive = False
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
         self._link.made(conn)
         self._clock.begin("the key exchange")
+        self._observer.connected()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._link.gone(exc)
@@ -83,14 +102,21 @@ class _Client(asyncssh.SSHClient):
 
     def begin_auth(self, username: str) -> None:
         self._clock.begin("the login")
+        self._observer.exchanged(self._connection)
 
     async def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
         self._note_offers()
-        return await self._login.next_key()
+        pair = await self._login.next_key()
+        if pair is not None:
+            self._observer.tried(pair)
+        return pair
 
     async def password_auth_requested(self) -> str | None:
         self._note_offers()
-        return await self._login.password("password")
+        password = await self._login.password("password")
+        if password is not None:
+            self._observer.tried("the password")
+        return password
 
     async def kbdint_auth_requested(self) -> str | None:
         self._note_offers()
@@ -99,7 +125,10 @@ class _Client(asyncssh.SSHClient):
     async def kbdint_challenge_received(  # type: ignore[override]
         self, name: str, instructions: str, lang: str, prompts: list[tuple[str, bool]]
     ) -> list[str] | None:
-        return await self._login.answers(instructions.strip(), list(prompts))
+        answers = await self._login.answers(instructions.strip(), list(prompts))
+        if answers:
+            self._observer.tried("keyboard-interactive")
+        return answers
 
     def auth_completed(self) -> None:
         self._login.succeeded()
@@ -213,7 +242,7 @@ async def _dial_hop(
     while True:
         host_keys = await asyncio.to_thread(HostKeys, resolved, memory.answers.get("host key", ""))
         try:
-            return await _connect(target, resolved, opening, memory, parent, host_keys)
+            return await connect(target, resolved, opening, memory, parent, host_keys)
         except asyncssh.HostKeyNotVerifiable as refusal:
             await host_keys.decide(refusal, opening)
             if memory.answers.get("host key") == host_keys.offered:
@@ -221,15 +250,17 @@ async def _dial_hop(
             memory.answers["host key"] = host_keys.offered
 
 
-async def _connect(
+async def connect(
     target: SshTarget,
     resolved: Resolved,
     opening: Opening,
     memory: Memory,
     parent: Lease | None,
     host_keys: HostKeys,
+    observer: Observer | None = None,
 ) -> SshLink:
     """One connection. Raises HostKeyNotVerifiable as it is, and all else as ForwardError."""
+    observer = observer or Observer()
     route = (*(parent.link.route if parent is not None else ()), target.host)
     link = SshLink(target.host, route)
     login: Login | None = None
@@ -239,7 +270,7 @@ async def _connect(
             clock = _Clock(timeout, resolved.connect_timeout or PART_DEADLINE)
             clock.run()
             login = Login(target, resolved, _PatientOpening(opening, clock), memory)
-            client = _Client(link, host_keys, login, clock)
+            client = _Client(link, host_keys, login, clock, observer)
             if target.compression_level is not None:
                 packets.set_compression_level(target.compression_level)
             await asyncssh.connect(
@@ -248,7 +279,7 @@ async def _connect(
                 username=resolved.username,
                 config=list(resolved.files),
                 client_factory=lambda: client,
-                tunnel=_Carrier(parent.link) if parent is not None else None,
+                tunnel=observer.approach(parent.link if parent is not None else None),
                 known_hosts=host_keys.known,
                 server_host_key_algs=() if resolved.host_key_algorithms else host_keys.algorithms,
                 x509_trusted_certs=None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import asyncssh
 
 from ....errors import ClosedError, DeadlineError, ForwardError, LostError
-from ....spec import Endpoint, is_loopback
+from ....spec import Endpoint, is_address, is_loopback
 from ..base import Accept, Channel, ChannelProtocol, HalfClose, Link, RemoteListener
 from ..pool import Lease
 from . import failures, packets, remote
@@ -101,14 +101,16 @@ class SshLink(Link):
         return stream
 
     async def listen(self, listen: Endpoint, accept: Accept, *, wide: bool = False) -> RemoteListener:
-        """See Link. A wide request that the server narrowed to its loopback is remarked on."""
+        """See Link. A server that listens more narrowly, or more widely, than it was asked to is remarked on."""
         connection = self._connection
         if connection is None or self.lost.done() or self._closing:
             raise LostError("the connection is gone", hop=self.host)
-        trying = True
+        looking, seen = True, False
 
         def begin(channel: Channel, half_close: HalfClose) -> ChannelProtocol:
-            if trying:
+            nonlocal seen
+            if looking:
+                seen = True
                 asyncio.get_running_loop().call_soon(channel.abort)
                 return remote.Looker()
             return accept(channel, half_close)
@@ -118,11 +120,15 @@ class SshLink(Link):
 
         address = remote.address_of(listen, wide=wide)
         listener = await remote.listen(connection, listen, make, self.host, address)
-        own = (connection.get_extra_info("peername") or ("",))[0]
-        tellable = address == remote.EVERYWHERE and own and not is_loopback(own)
-        if tellable and await remote.narrowed(self, own, listener.listen.port or 0):
-            listener.remark = f"{self.host} listens on its loopback alone (GatewayPorts in its sshd_config)"
-        trying = False
+        own = str((connection.get_extra_info("peername") or ("",))[0])
+        outer = own if address in (remote.EVERYWHERE, remote.LOOPBACK) else address
+        if not listen.path and is_address(outer) and not is_loopback(outer):
+            refused = await remote.refuses(self, outer, listener.listen.port or 0)
+            if refused and address != remote.LOOPBACK:
+                listener.remark = f"{self.host} listens on its loopback alone (GatewayPorts no, in its sshd_config)"
+            elif seen and address == remote.LOOPBACK:
+                listener.remark = f"{self.host} listens on every interface (GatewayPorts yes, in its sshd_config)"
+        looking = False
         return listener
 
     async def round_trip(self) -> float:

@@ -1,8 +1,9 @@
 """Ports and unix sockets that the server listens on for us (RFC 4254 section 7; streamlocal-forward@openssh.com).
 
 The server says only yes or no: not why it refuses, and not on which interface it really listens. OpenSSH with
-`GatewayPorts no` takes a request for every interface and quietly listens on its loopback alone; so a wide request is
-tried from the server's own side, at the address that we reached it by.
+`GatewayPorts no` takes a request for every interface and quietly listens on its loopback alone, with `yes` it takes one
+for its loopback and listens on every interface; so the listener is tried from the server's own side, at the address
+that we reached it by.
 """
 
 from __future__ import annotations
@@ -118,8 +119,8 @@ class Looker:
     def connection_lost(self, error: Exception | None) -> None: ...
 
 
-async def narrowed(link: Link, address: str, port: int) -> bool:
-    """Whether a listener that should be on every interface is not to be reached at the server's own address."""
+async def refuses(link: Link, address: str, port: int) -> bool:
+    """Whether nobody listens at an address of the server's own, as seen from there."""
     try:
         channel = await link.open_channel(Endpoint(address, port), Looker())
     except RefusedError:

@@ -36,7 +36,13 @@ def provider_keys(provider: str, pin: str) -> list[asyncssh.SSHKeyPair]:
     Raises:
         ValueError: the library or a token refuses; its text says so without the PIN.
     """
+    from pkcs11 import TokenFlag, lib
+
+    keys: list[asyncssh.SSHKeyPair] = []
     try:
-        return list(asyncssh.load_pkcs11_keys(provider, pin, load_certs=False))
+        # Not all at once: one slot with an empty token would spoil it for the others.
+        for token in lib(provider).get_tokens(token_flags=TokenFlag.TOKEN_INITIALIZED):
+            keys += asyncssh.load_pkcs11_keys(provider, pin, load_certs=False, token_serial=token.serial)
+        return keys
     except Exception as error:  # the binding has a tree of errors of its own, with empty texts
         raise ValueError(f"PKCS11Provider {provider}: {type(error).__name__}") from error

@@ -1,0 +1,78 @@
+"""Who may use a listener: the address a client comes from, and (on loopback) the account it belongs to.
+
+On a shared host everybody can connect to a loopback port. A client there is a socket of this machine, so Linux can
+tell its owner (`sock_diag`): a socket of another account is turned away, before any channel opens. Unix sockets are
+guarded by the rights of their file. Where the owner cannot be told the tunnel says so.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ForwardError, ProhibitedError
+from ..spec import is_loopback
+from .sock_diag import query
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """The rule of one listener.
+
+    Attributes:
+        networks: where clients may come from; empty: anywhere that can reach the listener.
+        owner: the account (uid) that a client on loopback must belong to; None: any.
+    """
+
+    networks: tuple[Network, ...] = ()
+    owner: int | None = None
+
+    @classmethod
+    def of(cls, allowed_ips: Sequence[str], guard: str) -> Guard:
+        """From the options: addresses and CIDRs (already checked), and `uid` or `off`."""
+        same_user = guard != "off" and hasattr(os, "getuid")
+        return cls(
+            tuple(ipaddress.ip_network(text, strict=False) for text in allowed_ips), _uid() if same_user else None
+        )
+
+    def remark(self, local_host: str) -> str:
+        """What the user should know of it, or ""."""
+        if self.owner is not None and local_host and is_loopback(local_host) and not sys.platform.startswith("linux"):
+            return "other users of this machine are not kept out: this system does not tell whose a connection is"
+        return ""
+
+    def refuses(self, peer: tuple[str, int], own: tuple[str, int]) -> ForwardError | None:
+        """Why a TCP client is turned away, or None.
+
+        Args:
+            peer: the client's address and port; own: those of our end.
+        """
+        address = _unmapped(peer[0])
+        if self.networks and not any(
+            address in network for network in self.networks if network.version == address.version
+        ):
+            return ProhibitedError(f"Rejected connection from {address}", hint="--allowed-ips says who may connect")
+        if self.owner is not None and address.is_loopback:
+            found = query(peer, own)
+            # A socket that is gone already harms nobody; one whose owner cannot be told is let in, and was remarked on.
+            if found is not None and found.inode and found.uid not in (self.owner, 0):
+                return ProhibitedError(
+                    f"Rejected connection from {address}: it is of another user (uid {found.uid})",
+                    hint="--guard off lets every user of this machine in",
+                )
+        return None
+
+
+def _uid() -> int:
+    return os.getuid()
+
+
+def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address; `::ffff:192.0.2.1` is the IPv4 address in it."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    return getattr(address, "ipv4_mapped", None) or address
