@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from xec_forward.demo.lifeline import DemoError
+from xec_forward.demo.office import Office, redis_server
 from xec_forward.demo.run import kernel_environment
-from xec_forward.demo.services import DemoServices
+from xec_forward.demo.services import DemoServices, temporary_base
 
 HERE = Path(__file__).parent
 
@@ -23,17 +24,22 @@ class _Surroundings:
 
     def __init__(self) -> None:
         self._services: DemoServices | None = None
+        self._office: Office | None = None
         self._before: dict[str, str] = {}
 
     def begin(self) -> None:
         if self._services is not None:
             return
-        services = DemoServices()
+        office = Office(temporary_base())
+        services = DemoServices(office.routes)
         try:
+            office.wait_ready()
             services.wait_ready()
         except DemoError as error:
+            office.stop()
+            services.stop()
             pytest.fail(f"the demo's services did not start: {error}")
-        self._services = services
+        self._services, self._office = services, office
         self._before = dict(os.environ)
         environment = kernel_environment(services.env, services.folder)
         os.environ.clear()
@@ -45,7 +51,9 @@ class _Surroundings:
         os.environ.clear()
         os.environ.update(self._before)
         self._services.stop()
-        self._services = None
+        if self._office is not None:
+            self._office.stop()
+        self._services = self._office = None
 
 
 _surroundings = _Surroundings()
@@ -53,6 +61,8 @@ _surroundings = _Surroundings()
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.path.name == "development.ipynb" and not redis_server():
+        pytest.skip("redis-server (Debian: redis-server)")
     _surroundings.begin()
 
 

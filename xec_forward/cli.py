@@ -1,6 +1,7 @@
 """The command line: `xec-forward`, the same as `python -m xec_forward`.
 
 xec-forward open ...            what %forward takes, open until Ctrl-C
+xec-forward doctor ...          examines each hop of what `open` would open
 xec-forward demo                the quickstart notebook against the demo's own services
 xec-forward demo --lab          the same notebook in JupyterLab
 xec-forward demo --services     the services alone, for your own IPython
@@ -22,12 +23,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .client.foreground import run_open
 
         return run_open(arguments[1:])
+    if arguments[:1] == ["doctor"]:
+        from .client.doctor import run_doctor
+
+        return run_doctor(arguments[1:])
     parser = argparse.ArgumentParser(
         prog="xec-forward", description="Private services for notebooks.", allow_abbrev=False
     )
     parser.add_argument("--version", action="version", version=f"xec_forward {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("open", help="open tunnels until Ctrl-C; takes what %%forward takes", add_help=False)
+    commands.add_parser("doctor", help="examine each hop of what `open` would open", add_help=False)
     demo = commands.add_parser(
         "demo",
         help="run the quickstart notebook against a bastion and a database of its own",

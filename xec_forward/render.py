@@ -102,7 +102,7 @@ class Card(View):
         head = f"<b>{escape(name)}</b>  {sign}  {escape(path)}"
         if how:
             head += f'  <span style="{_DIM}">{escape(how)}</span>'
-        return _block("\n".join([head, *(f"  {escape(line)}" for line in self._lines())]))
+        return block("\n".join([head, *(f"  {escape(line)}" for line in self._lines())]))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -156,7 +156,7 @@ class Table(View):
 
     def html(self) -> str:
         if not self.snapshots:
-            return _block(escape(self.plain()))
+            return block(escape(self.plain()))
         head = "".join(f'<th scope="col" style="{_CELL}">{escape(text)}</th>' for text in self._HEADS)
         body = ""
         for snapshot, row in zip(self.snapshots, self._rows(), strict=True):
@@ -164,7 +164,7 @@ class Table(View):
             body += "<tr>" + "".join(f'<td style="{_CELL}">{escape(text)}</td>' for text in signed) + "</tr>"
         table = f'<table style="{_PRE};border-collapse:collapse"><tr>{head}</tr>{body}</table>'
         errors = _errors(self.snapshots)
-        return table + (_block(escape("\n".join(errors))) if errors else "")
+        return table + (block(escape("\n".join(errors))) if errors else "")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -188,7 +188,7 @@ class Progress(View):
         return "\n".join(self.line(snapshot) for snapshot in self.snapshots)
 
     def html(self) -> str:
-        return _block(escape(self.plain()))
+        return block(escape(self.plain()))
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -201,7 +201,7 @@ class Text(View):
         return self.text
 
     def html(self) -> str:
-        return _block(escape(self.text)) if self.text else ""
+        return block(escape(self.text)) if self.text else ""
 
 
 def way(snapshot: Snapshot) -> str:
@@ -281,5 +281,5 @@ def _way_on(snapshot: Snapshot) -> list[str]:
     return [f"%forward --reconnect {snapshot.name} logs in again"] if snapshot.state is TunnelState.WAITING else []
 
 
-def _block(content: str) -> str:
+def block(content: str) -> str:
     return f'<div style="{_PRE}">{content}</div>'

@@ -11,13 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
 import pytest
 
+from tests.peers.interrogator import Interrogator
 from tests.peers.kernel import port_free, process_alive, wait_until
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, Sshd, descendants
@@ -56,7 +57,8 @@ class Command:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
             )
-            assert self.process.stdout is not None and self.process.stderr is not None
+            assert self.process.stdout is not None
+            assert self.process.stderr is not None
             self._streams = {self.process.stdout.fileno(): "out", self.process.stderr.fileno(): "err"}
 
     def type(self, text: str) -> None:
@@ -129,11 +131,11 @@ def echo(bastion: Sshd, services: Services) -> str:
 
 
 @pytest.fixture
-def program() -> Iterator[str]:
+def program() -> str:
     path = Path(sys.executable).with_name("xec-forward")
     if not path.exists():
         pytest.skip("the program xec-forward (pip install -e .)")
-    yield str(path)
+    return str(path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -240,7 +242,8 @@ def test_bad_line_is_one_line_and_status_2(bastion: Sshd, words: tuple[str, ...]
         (line,) = command.err.splitlines()
         assert line.startswith("xec-forward open: ESPEC ")
         assert said in line
-        assert "%forward" not in line and "tr0ub4dor&3" not in line
+        assert "%forward" not in line
+        assert "tr0ub4dor&3" not in line
 
 
 def test_failed_opening_is_one_line_and_status_1(bastion: Sshd, services: Services, echo: str) -> None:
@@ -312,6 +315,27 @@ def test_passphrase_is_asked_at_the_terminal_and_not_shown(bastion: Sshd, echo: 
         command.until(lambda c: "Passphrase of the key for bastion (--passphrase prompt): " in c.out)
         command.type("\x03")
         assert command.ends() == 1
+
+
+def test_login_with_a_code_is_asked_again_after_enter(
+    services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Interrogator(tmp_path, [("Verification code: ", True)], ["492817"]) as server:
+        monkeypatch.setenv("XEC_FORWARD_SSH_CONFIG", str(server.write_config(tmp_path / "ssh_config")))
+        with Command("bastion", f"0:localhost:{services.echo}", "--as", "far", terminal=True) as command:
+            command.until(lambda c: "Verification code: " in c.out)
+            command.type("492817\n")
+            assert ask(command.ready().port) == b"ping"
+            server.restart()
+            command.until(lambda c: "Press Enter to log in" in c.out)
+            assert not port_free(command.port)
+            command.type("\n")
+            command.until(lambda c: c.out.count("Verification code: ") == 2)
+            command.type("492817\n")
+            command.until(lambda c: re.search(r"^far  ready\r?$", c.out, re.MULTILINE))
+            assert ask(command.port) == b"ping"
+            command.type("\x03")
+            assert command.ends() == 0
 
 
 def test_dry_run_prints_the_way_and_connects_to_nobody(bastion: Sshd, services: Services) -> None:

@@ -189,6 +189,19 @@ def test_certificate_beside_the_key_logs_in_where_the_key_alone_does_not(
         assert " ID ana " in sshd.log.read_text()
 
 
+def test_key_file_is_found_by_variable_home_and_working_folder_as_they_are_now(
+    bastion: Sshd, config: Path, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current().start()  # the engine has its own, older environment
+    monkeypatch.setenv("KEYS", str(bastion.folder))
+    reaches(xf.ssh("bastion", private_key="$KEYS/id_ed25519"), services)
+    reaches(xf.ssh("bastion", private_key=["${KEYS}/id_ed25519"]), services)
+    monkeypatch.setenv("HOME", str(bastion.folder))
+    reaches(xf.ssh("bastion", private_key="~/id_ed25519"), services)
+    monkeypatch.chdir(bastion.folder)
+    reaches(xf.ssh("bastion", private_key="id_ed25519"), services)
+
+
 # secrets from every SOURCE
 
 

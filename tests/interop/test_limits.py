@@ -99,6 +99,7 @@ def test_lazy_tunnel_that_lost_its_link_rests_until_the_next_client(bastion: Ssh
     with open_echo(services, lazy=True) as tunnel:
         port = tunnel.local_port
         assert ask(port) == b"ping"
+        until(lambda: tunnel.state is xf.TunnelState.READY)
         bastion.restart()
         until(lambda: tunnel.state is xf.TunnelState.IDLE)
         assert bastion.connections() == 0

@@ -68,7 +68,7 @@ def sshd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Talkative]
         pytest.skip(reason)
     folder = tmp_path / "sshd"
     folder.mkdir()
-    with Talkative(folder, options={"LogLevel": "DEBUG1", "RekeyLimit": "512K"}) as running:
+    with Talkative(folder, options={"LogLevel": "DEBUG1", "RekeyLimit": "128K"}) as running:
         monkeypatch.setenv("XEC_FORWARD_SSH_CONFIG", str(running.write_config(tmp_path / "ssh_config")))
         yield running
 

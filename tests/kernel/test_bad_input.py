@@ -39,7 +39,7 @@ def _one_line(kernel: Kernel, result: Result, code: str) -> Error:
         (f"ana:{SECRET}@bastion pg.vpc:5432", "ESPEC", ("--ssh-password",)),
         ("bastion", "ESPEC", ("SPEC is missing",)),
         ("bastion pg.vpc:5432 --as class", "ESPEC", ("class",)),
-        ("bastion -D 1080", "ECONFIG", ("-D",)),
+        ("bastion -D", "ESPEC", ("-D",)),
         ("no-such-host.invalid 5432", "ENOTFOUND", ("no-such-host.invalid",)),
     ],
 )

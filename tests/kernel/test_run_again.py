@@ -111,5 +111,5 @@ def test_sibling_whose_source_fails_says_so_and_touches_no_other(
         f"bad=0:{far}:{services.hang} --dsn postgresql://ana@/sales --password env:NOT_THERE\n"
     )
     done = kernel.run(cell).ok()
-    assert "ECONFIG env: the variable NOT_THERE is not set" in done.displays[0].text
+    assert "env: the variable NOT_THERE is not set" in done.displays[0].text
     assert kernel.value("(list(__import__('xec_forward').tunnels), 'bad' in globals())") == (["good"], False)

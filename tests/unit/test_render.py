@@ -7,8 +7,8 @@ import re
 
 import pytest
 
-from xec_forward.render import SIGNS, Card, Cards, Progress, Table, duration, size, way
 from xec_forward.model import Counters, Fault, Snapshot, Step, TunnelState
+from xec_forward.render import SIGNS, Card, Cards, Progress, Table, duration, size, way
 from xec_forward.spec import Kind
 
 NOW = 1_000_000.0

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from ..errors import EngineError, ForwardError
-from ..model import Answer, Ask, Cancel, Changed, Done, Failed, Message, Report
+from ..model import Answer, Ask, Cancel, Changed, Done, Examined, Failed, Message, Report
 from .sources import Sources
 from .watcher import NobodyAnswers, Watcher
 
@@ -52,6 +52,8 @@ class Call:
                 raise message.fault.error()
             case Changed():
                 watcher.progress(message.snapshot)
+            case Examined():
+                watcher.found(message.finding)
             case ForwardError():
                 raise message
         return None

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ..errors import EngineError, ForwardError
-from ..model import PROTOCOL_VERSION, Ask, Changed, Done, Failed, Hello, Message, Report, Welcome
+from ..model import PROTOCOL_VERSION, Ask, Changed, Done, Examined, Failed, Hello, Message, Report, Welcome
 from .call import AsyncCall, BlockingCall, Call, resolve
 from .process import EngineProcess
 from .sources import Sources
@@ -168,7 +168,7 @@ class Connection(ABC):
         match message:
             case Welcome():
                 pass
-            case Done() | Failed():
+            case Done() | Failed() | Examined():
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.deliver(message)

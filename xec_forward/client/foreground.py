@@ -47,7 +47,7 @@ def run_open(words: Sequence[str]) -> int:
         if line.action is not Action.OPEN:
             what = "TARGET is missing" if line.action is Action.LIST else f"--{line.action} is for a notebook"
             raise SpecError(what, hint=f"Write {_PROGRAM} bastion 5432:pg.vpc:5432; Ctrl-C closes")
-        with _ended_by_signals():
+        with ended_by_signals():
             return _open(line)
     except KeyboardInterrupt:
         print(f"{_PROGRAM}: interrupted; nothing is open", file=sys.stderr)
@@ -190,7 +190,7 @@ class _Vigil:
 
 
 @contextmanager
-def _ended_by_signals() -> Iterator[None]:
+def ended_by_signals() -> Iterator[None]:
     """SIGTERM and SIGHUP end a wait as Ctrl-C does."""
 
     def end(number: int, frame: object) -> None:

@@ -30,6 +30,9 @@ from ..model import (
     Close,
     Describe,
     Done,
+    Examination,
+    Examine,
+    Far,
     Fault,
     Look,
     Message,
@@ -117,6 +120,31 @@ class Session(Connection):
         outlook = self.call(lambda call: Look(call, _configured(target)), limit=LOOK_LIMIT).outlook
         assert outlook is not None
         return outlook
+
+    def examine(
+        self, target: SshTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
+    ) -> Examination:
+        """Have the way to a target examined, and far ends behind it; the watcher is told each stage.
+
+        Args:
+            timeout: seconds that all of it may take.
+
+        Raises:
+            EngineError: there is no engine. What else is wrong, the findings tell.
+        """
+        ssh = _configured(target)
+        done = self.call(lambda call: Examine(call, ssh, tuple(far), timeout), watcher, timeout)
+        assert done.examination is not None
+        return done.examination
+
+    async def aexamine(
+        self, target: SshTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
+    ) -> Examination:
+        """`examine` for coroutines."""
+        ssh = _configured(target)
+        done = await self.acall(lambda call: Examine(call, ssh, tuple(far), timeout), watcher, timeout)
+        assert done.examination is not None
+        return done.examination
 
     def open(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
         """Open a prepared tunnel; returns when it is ready."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike, fspath
 from typing import Any, Unpack
 
+from ..diagnosis import Diagnosis
 from ..dsn import parse_template, template_for
 from ..errors import ForwardError
+from ..model import Far
 from ..options import SshTarget, Target, TunnelOptions
 from ..spec import Forward, default_name, parse_target
 from .group import ForwardGroup
@@ -75,6 +78,27 @@ class Ssh:
         session, tunnels = self._prepare_all(forwards)
         errors = await session.aopen_all(tunnels)
         return await asyncio.to_thread(_together, session, tunnels, errors, exit_on_failure=exit_on_failure)
+
+    def doctor(self, **arguments: Unpack[ForwardArguments]) -> Diagnosis:
+        """Examine each hop of the way, and the far end that `forward` with the same arguments would lead to.
+
+        Nothing is opened, bound or recorded, and nobody is asked. It ends within `timeout` seconds (30).
+
+        Args:
+            arguments: see ForwardArguments; without any of a far end, the way to the host alone.
+
+        Raises:
+            SpecError: an argument is no good. EngineError. What else is wrong, the diagnosis tells.
+
+        >>> print(xf.ssh("bastion").doctor(remote_host="pg.vpc", remote_port=5432))  # doctest: +SKIP
+        """
+        far, timeout = _far_ends(arguments)
+        return Diagnosis(current().examine(self.target, far, timeout))
+
+    async def adoctor(self, **arguments: Unpack[ForwardArguments]) -> Diagnosis:
+        """`doctor` for coroutines."""
+        far, timeout = _far_ends(arguments)
+        return Diagnosis(await current().aexamine(self.target, far, timeout))
 
     def _prepare_all(self, forwards: Sequence[ForwardArguments]) -> tuple[Session, list[Tunnel]]:
         session, tunnels = current(), []
@@ -150,6 +174,8 @@ def prepare_tunnel(
 ) -> tuple[Session, Tunnel]:
     """A handle that is yet to be opened, and the session to open it with. Raises SpecError, LimitError."""
     session = current()
+    if isinstance(target, SshTarget):
+        target = _with_paths(target)
     template = template_for(forward, dsn)
     scheme = parse_template(template).base if template else ""
     reference = session.sources.add(password)
@@ -157,6 +183,24 @@ def prepare_tunnel(
     tunnel = session.prepare(target, forward, options, name, scheme)
     tunnel.template, tunnel.password = dsn, reference
     return session, tunnel
+
+
+def _far_ends(arguments: Mapping[str, Any]) -> tuple[list[Far], float]:
+    """What `doctor` is to examine behind the host, and in how many seconds."""
+    if not set(arguments) - {"timeout"}:
+        return [], read({**arguments, "type": "dynamic"}, current().sources.add).options.timeout
+    wanted = read(arguments, current().sources.add)
+    template = template_for(wanted.forward, wanted.dsn)
+    return [Far(wanted.forward, parse_template(template).base if template else "")], wanted.options.timeout
+
+
+def _with_paths(target: SshTarget) -> SshTarget:
+    """Its key files as this process means them now: `~`, `$VAR` and the working folder are not the engine's."""
+    return replace(
+        target,
+        private_key=tuple(os.path.abspath(os.path.expanduser(os.path.expandvars(key))) for key in target.private_key),
+        proxy=tuple(map(_with_paths, target.proxy)),
+    )
 
 
 def _together(

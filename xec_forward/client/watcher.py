@@ -10,7 +10,7 @@ import getpass
 import sys
 from typing import Protocol
 
-from ..model import Ask, Snapshot
+from ..model import Ask, Finding, Snapshot
 
 NOBODY = "nobody is here to answer"
 WAYS_ROUND = "use ssh-agent, or a SOURCE such as env:NAME or keyring:SERVICE/USER"
@@ -27,6 +27,9 @@ class Watcher(Protocol):
 
     def progress(self, snapshot: Snapshot) -> None:
         """The tunnel changed: another step, another state."""
+
+    def found(self, finding: Finding) -> None:
+        """A stage of an examination has begun, or ended."""
 
     def tick(self) -> None:
         """Called a few times a second while nothing changes."""
@@ -46,6 +49,8 @@ class ScriptWatcher:
         self.where = where
 
     def progress(self, snapshot: Snapshot) -> None: ...
+
+    def found(self, finding: Finding) -> None: ...
 
     def tick(self) -> None: ...
 

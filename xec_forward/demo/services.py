@@ -12,9 +12,10 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from .lifeline import DemoError, ServiceProcess, remove_folder
 from .postgres import ORDINARY_USER, SOCKET_NAME, reachable
@@ -52,6 +53,9 @@ class DemoServices:
 
     They end as well when the process that made them goes, whatever ended it.
 
+    Args:
+        routes: where else the bastion leads: a unix socket for each `name:port`.
+
     Attributes:
         folder: the client's files (0700): ssh_config, known_hosts, id_ed25519.
         ssh_config: the path of the configuration with `Host bastion`.
@@ -61,8 +65,8 @@ class DemoServices:
         processes: name and process id of what runs, the database's server included once it is ready.
     """
 
-    def __init__(self) -> None:
-        base, token = _temporary_base(), secrets.token_hex(4)
+    def __init__(self, routes: Mapping[str, str] = MappingProxyType({})) -> None:
+        base, token = temporary_base(), secrets.token_hex(4)
         self.folder = base / f"xec-demo-{token}"
         self.database_folder = base / f"xec-demo-pg-{token}"
         self.ssh_config = self.folder / "ssh_config"
@@ -76,7 +80,7 @@ class DemoServices:
             {
                 "folder": str(self.folder),
                 "user": USER,
-                "routes": {DATABASE_NAME: str(self.database_folder / SOCKET_NAME)},
+                "routes": {DATABASE_NAME: str(self.database_folder / SOCKET_NAME), **routes},
                 "forbidden": FORBIDDEN,
             },
         )
@@ -125,7 +129,7 @@ def demo_services() -> Iterator[DemoServices]:
         services.stop()
 
 
-def _temporary_base() -> Path:
+def temporary_base() -> Path:
     """Where the folders go: the user's own choice, unless root's is one that the database's user cannot enter."""
     base = Path(tempfile.gettempdir()).resolve()
     # 104 bytes are all that a socket's path may have on macOS (sockaddr_un), 108 on Linux.

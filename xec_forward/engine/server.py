@@ -22,6 +22,9 @@ from ..model import (
     Close,
     Describe,
     Done,
+    Examination,
+    Examine,
+    Examined,
     Failed,
     Fault,
     Hello,
@@ -34,6 +37,7 @@ from ..model import (
 )
 from ..paths import state_folder
 from ..wire import FrameError, encode, requests
+from . import doctor
 from .links.base import Unanswered
 from .manager import Manager
 from .neighbours import Neighbours
@@ -138,7 +142,9 @@ class Server(asyncio.Protocol):
         del self._calls[call]
         self._send(report)
 
-    async def _serve(self, manager: Manager, request: Open | Close | Reconnect | Check | Look | Describe) -> Done:
+    async def _serve(
+        self, manager: Manager, request: Open | Close | Reconnect | Check | Look | Examine | Describe
+    ) -> Done:
         match request:
             case Open():
                 return Done(request.call, (await manager.open(request),))
@@ -150,8 +156,16 @@ class Server(asyncio.Protocol):
                 return Done(request.call, health=await manager.check(request.tunnel))
             case Look():
                 return Done(request.call, outlook=await manager.look(request.ssh))
+            case Examine():
+                return Done(request.call, examination=await self._examine(request))
             case Describe():
                 return Done(request.call, manager.snapshots())
+
+    async def _examine(self, request: Examine) -> Examination:
+        async def source(kind: str, reference: str) -> str:
+            return await self._ask(request.call, kind, reference, "", False)
+
+        return await doctor.examine(request, source, lambda finding: self._send(Examined(request.call, finding)))
 
     # ---- questions ----
 

@@ -66,6 +66,7 @@ class ForwardMagics(Magics):
         %forward                                 the table of tunnels
         %forward --close NAME [...]              close these;  --close-all: all of them
         %forward --reconnect NAME [...]          drop the link, keep the port, dial again
+        %forward --doctor TARGET [SPEC ...]      examine each hop of what the line would open; changes nothing
         %forward --help                          every form and option
 
         %forward bastion 5432:pg.vpc:5432 --as pg --dsn postgresql://ana@/sales
@@ -78,6 +79,7 @@ class ForwardMagics(Magics):
         from ..errors import ForwardError
         from ..line import Action, parse_line, parse_list, split
 
+        line: Line | None = None
         with _interruptible():
             try:
                 expanded, targets = self._expand(text, local_ns)
@@ -95,6 +97,10 @@ class ForwardMagics(Magics):
                         self._close_all(line)
                     case Action.RECONNECT:
                         self._reconnect(line)
+                    case Action.DOCTOR:
+                        from .doctor import examine
+
+                        examine(self._shell, self._session(), line)
                     case Action.OPEN:
                         from ..client.lines import with_forwards
 
@@ -102,6 +108,10 @@ class ForwardMagics(Magics):
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted; what was being opened was put back, nothing is half-open") from error
             except ForwardError as error:
+                if line is not None and line.action is Action.OPEN:
+                    from .doctor import offer
+
+                    offer(error, line)
                 error.__suppress_context__ = error.__cause__ is None
                 raise
         return None

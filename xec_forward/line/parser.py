@@ -1,6 +1,7 @@
 """A whole `%forward` line, from words to one frozen dataclass. Ground floor, no I/O.
 
     line    = OPEN | "--close" NAME ... | "--close-all" | "--reconnect" NAME ... | "--help" | (nothing: the list)
+            | "--doctor" OPEN
     OPEN    = TARGET and any number of SPECs, -L SPEC, -R REMOTE, -D PORT and options, in any order
 
 The first word that is no option is TARGET, the others are SPECs; `-L`, `-R` and `-D` keep their place among
@@ -37,8 +38,8 @@ class Line:
     Attributes:
         action: what to do.
         names: the tunnels to close or to reconnect.
-        target: where to, for OPEN; its `passphrase` and `ssh_password` are references into `sources`.
-        forwards: what to open, as ordered on the line; empty for the first line of a list.
+        target: where to, for OPEN and DOCTOR; its `passphrase` and `ssh_password` are references into `sources`.
+        forwards: what to open (or to examine), as ordered on the line; empty for the first line of a list.
         tunnel, service: the options; `service.password` is a reference into `sources`.
         notes: what was ignored, for the card.
         sources: reference -> SOURCE.
@@ -124,11 +125,11 @@ def parse_line(words: Sequence[str], targets: Mapping[str, SshTarget] = MappingP
     reader.read()
     if reader.action is Action.HELP:
         return Line(Action.HELP, text=help_text())
-    if reader.action is not Action.OPEN:
+    if reader.action not in (Action.OPEN, Action.DOCTOR):
         return _act(reader)
     target, rest = _target(reader, targets)
     line = Line(
-        Action.OPEN,
+        reader.action,
         target=target,
         forwards=tuple(word.forward() for word in rest),
         tunnel=replace(TunnelOptions(), **reader.given[TunnelOptions]),

@@ -25,6 +25,7 @@ class Action(StrEnum):
     CLOSE = "close"
     CLOSE_ALL = "close-all"
     RECONNECT = "reconnect"
+    DOCTOR = "doctor"
     HELP = "help"
 
 
@@ -77,7 +78,7 @@ class Entry:
 SECTIONS: tuple[Section, ...] = (Service, TunnelOptions, SshTarget, CommandTarget)
 _FORWARDS = {"-L": Kind.LOCAL, "-R": Kind.REMOTE, "-D": Kind.DYNAMIC}
 _IGNORED = ("-N", "-T", "-f")
-_ACTIONS = {f"--{action}": action for action in (Action.CLOSE, Action.CLOSE_ALL, Action.RECONNECT)}
+_ACTIONS = {f"--{action}": action for action in (Action.CLOSE, Action.CLOSE_ALL, Action.RECONNECT, Action.DOCTOR)}
 _HELP = ("-h", "--help")
 _OTHERS = (*_FORWARDS, *_IGNORED, *_ACTIONS, *_HELP)
 

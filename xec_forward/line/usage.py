@@ -7,7 +7,7 @@ import textwrap
 from ..options import CommandTarget, Service, SshTarget, TunnelOptions
 from .flags import FLAGS, Section
 
-__all__ = ["COMMAND_FORMS", "MAGIC_FORMS", "help_text"]
+__all__ = ["COMMAND_FORMS", "DOCTOR_FORMS", "MAGIC_FORMS", "help_text"]
 
 _WIDTH = 100
 _COLUMN = 36
@@ -19,6 +19,7 @@ MAGIC_FORMS = """\
 %forward --close NAME [...]              close these
 %forward --close-all                     close all
 %forward --reconnect NAME [...]          drop the link, keep the port, dial again
+%forward --doctor [OPTIONS] TARGET [SPEC ...]   examine each hop of what the line would open; changes nothing
 
 %forward [OPTIONS] --command TEXT SPEC   a command opens the way, in the place of a host
 %forward [OPTIONS] TARGET                without a SPEC: the forwards that ssh_config names for it
@@ -33,6 +34,12 @@ xec-forward open [OPTIONS] --command TEXT SPEC   a command opens the way, in the
 
   xec-forward open bastion 5432:pg.vpc:5432 --dsn postgresql://ana@/sales
   xec-forward open ana@bastion:2222 postgresql://ana@pg.vpc/sales -D 1080
+"""
+
+DOCTOR_FORMS = """\
+xec-forward doctor [OPTIONS] TARGET [SPEC ...]   examine each hop of what `open` would open; changes nothing
+
+  xec-forward doctor bastion pg.vpc:5432
 """
 
 _WORDS = """\

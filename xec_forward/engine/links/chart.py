@@ -6,11 +6,16 @@ person who waits sees how far it has come. The first failure decides what there 
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from ...errors import ForwardError
+from ...errors import DeadlineError, ForwardError, LostError, NameNotFoundError, ProhibitedError
 from ...model import Examination, Fault, Finding, Outcome
+from ...spec import Endpoint
+from ...spec.names import is_address
+from .base import Link
 
 # What to do where the error itself has no hint, by stage.
 _REMEDIES = {
@@ -27,6 +32,12 @@ _REMEDIES = {
 }
 
 
+# The longest that a channel may take to open, seconds.
+CHANNEL = 15.0
+
+T = TypeVar("T")
+
+
 class Halt(Exception):
     """There is no way on, although nothing failed; the chart says why."""
 
@@ -36,40 +47,48 @@ class Chart:
 
     Args:
         found: told of each stage when it begins and when it has ended.
+        seconds: what all of it may take.
+
+    Attributes:
+        stage: the one that runs, or "".
     """
 
-    def __init__(self, found: Callable[[Finding], None]) -> None:
+    def __init__(self, found: Callable[[Finding], None], seconds: float) -> None:
         self.findings: list[Finding] = []
         self._found = found
+        self._seconds = seconds
         self._start = time.monotonic()
         self._hop = ""
-        self._stage = ""
+        self.stage = ""
         self._since = 0.0
         self._fix = ""
 
-    @property
-    def running(self) -> bool:
-        """Whether a stage has begun and not ended."""
-        return bool(self._stage)
+    def limit(self, most: float = float("inf")) -> float:
+        """What one stage may take, seconds: so much of what is left that others can follow."""
+        return max(0.1, min(most, 0.8 * (self._start + self._seconds - time.monotonic())))
 
     def begin(self, hop: str, stage: str) -> None:
         """A stage begins; one that still runs has passed."""
-        if self._stage:
+        if self.stage:
             self.passed()
-        self._hop, self._stage, self._since = hop, stage, time.monotonic()
+        self._hop, self.stage, self._since = hop, stage, time.monotonic()
         self._found(Finding(hop, stage, Outcome.RUNNING))
 
     def passed(self, text: str = "", *details: str) -> None:
         """The stage is well."""
         self._end(Outcome.OK, text, details)
 
-    def failed(self, error: ForwardError, stage: str = "") -> None:
+    def noted(self, hop: str, stage: str, text: str = "", *details: str) -> None:
+        """Another stage is well too; it had no time of its own."""
+        self._tell(Finding(hop, stage, Outcome.OK, None, text, details))
+
+    def failed(self, error: ForwardError, *details: str, stage: str = "") -> None:
         """The stage failed; `stage` names another one that the error rather belongs to."""
-        stage = self._stage = stage or self._stage
+        stage = self.stage = stage or self.stage
         # Its hop heads the findings; another one is said.
         where = f"{error.hop}: " if error.hop not in ("", self._hop) else ""
         self._fix = self._fix or error.hint or _REMEDIES.get(stage, "")
-        self._end(Outcome.FAILED, f"{where}{error.message}", (), Fault.of(error))
+        self._end(Outcome.FAILED, f"{where}{error.message}", details, Fault.of(error))
 
     def unsure(self, text: str, fix: str = "", *details: str) -> None:
         """It cannot be told whether the stage is well."""
@@ -78,9 +97,7 @@ class Chart:
 
     def skipped(self, hop: str, stage: str, text: str) -> None:
         """A stage that is not examined."""
-        finding = Finding(hop, stage, Outcome.SKIPPED, None, text)
-        self.findings.append(finding)
-        self._found(finding)
+        self._tell(Finding(hop, stage, Outcome.SKIPPED, None, text))
 
     def examination(self) -> Examination:
         """All of it."""
@@ -88,7 +105,65 @@ class Chart:
 
     def _end(self, outcome: Outcome, text: str, details: tuple[str, ...], error: Fault | None = None) -> None:
         seconds = round(time.monotonic() - self._since, 4)
-        finding = Finding(self._hop, self._stage, outcome, seconds, text, details, error)
-        self._stage = ""
+        finding = Finding(self._hop, self.stage, outcome, seconds, text, details, error)
+        self.stage = ""
+        self._tell(finding)
+
+    def _tell(self, finding: Finding) -> None:
         self.findings.append(finding)
         self._found(finding)
+
+
+async def channel(
+    chart: Chart, hop: str, link: Link, connect: Endpoint, opening: Awaitable[T], *, name: str, port: str
+) -> T:
+    """Have `link` open a channel to `connect`, which shows three stages at once: may it, the name, the port.
+
+    A server decides first whether it may forward there, then looks up the name, then connects (OpenSSH's
+    channels.c): so each answer says of the stages before that they are well.
+
+    Args:
+        hop: under which name the stages are found.
+        opening: opens the channel.
+        name, port: what the second and the third stage are called.
+
+    Raises:
+        ForwardError: the stage it belongs to runs still, for `Chart.failed`.
+    """
+    by = link.route[-1]
+    seconds = chart.limit(CHANNEL)
+    chart.begin(hop, port)
+    try:
+        try:
+            async with asyncio.timeout(seconds) as timeout:
+                opened = await opening
+        except TimeoutError as error:
+            if not timeout.expired():
+                raise
+            await link.round_trip()  # a lost link is another failure
+            hint = "A firewall may be between the two, or the service's host may be down"
+            raise DeadlineError(f"no answer within {seconds:.1f} s, as seen from {by}", hop=hop, hint=hint) from error
+    except ProhibitedError:
+        chart.stage = "forwarding"
+        raise
+    except NameNotFoundError:
+        chart.noted(hop, "forwarding", f"{by} allows it")
+        chart.stage = name
+        raise
+    except DeadlineError:
+        # Whether it is the name that hangs, nobody can say.
+        chart.noted(hop, "forwarding", f"{by} has not refused it")
+        raise
+    except LostError:
+        raise
+    except ForwardError:
+        _named(chart, hop, by, connect, name)
+        raise
+    _named(chart, hop, by, connect, name)
+    return opened
+
+
+def _named(chart: Chart, hop: str, by: str, connect: Endpoint, name: str) -> None:
+    chart.noted(hop, "forwarding", f"{by} allows it")
+    if connect.host and not is_address(connect.host):
+        chart.noted(hop, name, f"{by} resolves {connect.host}")

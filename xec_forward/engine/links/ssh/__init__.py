@@ -6,6 +6,7 @@
     known_hosts.py       may we trust this host key?
     authentication.py    keys, agent, passphrases, passwords
     stream.py            one channel
+    examine.py           the doctor's way to a host
     packets.py           the faster packet path; the one file that touches asyncssh's private attributes
     failures.py          asyncssh's errors in our words
 
@@ -14,6 +15,7 @@ asyncssh is imported here and nowhere else, and never on the kernel's side.
 
 from .config import identity, look
 from .connection import dial
+from .examine import examined
 from .link import SshLink
 
-__all__ = ["SshLink", "dial", "identity", "look"]
+__all__ = ["SshLink", "dial", "examined", "identity", "look"]

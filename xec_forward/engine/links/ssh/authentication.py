@@ -191,7 +191,7 @@ class Login:
         """All there is to try, in order; files are loaded when their turn has come."""
         identities = self._resolved.identities
         for identity in identities:
-            self._halves[identity] = await asyncio.to_thread(_public_half, identity.path)
+            self._halves[identity] = await asyncio.to_thread(public_half, identity.path)
         agent = {key.key_public_data: key for key in await self._agent_keys()}
         queue: list[asyncssh.SSHKeyPair | Identity | _Provider] = []
         for identity, half in self._halves.items():
@@ -336,7 +336,7 @@ def check_identities(resolved: Resolved) -> None:
             continue
         try:
             identity.path.read_bytes()
-            if _public_half(identity.path) is None and not _encrypted(identity.path):
+            if public_half(identity.path) is None and not _encrypted(identity.path):
                 raise ValueError("it is no private key")
         except (OSError, ValueError) as error:
             raise ConfigError(
@@ -365,7 +365,7 @@ def _encrypted(path: Path) -> bool:
     return False
 
 
-def _public_half(path: Path) -> asyncssh.SSHKey | None:
+def public_half(path: Path) -> asyncssh.SSHKey | None:
     """The public key of a key file: from the .pub beside it, from the file itself, or None.
 
     OpenSSH's own format carries it in clear (PROTOCOL.key of its source): magic, cipher, kdf, options, the
