@@ -86,6 +86,7 @@ class Counters(Value, frozen=True):
     bytes_up: int = 0
     bytes_down: int = 0
     refused: int = 0
+    rejected: int = 0
     reconnects: int = 0
 
 

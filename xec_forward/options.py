@@ -48,7 +48,8 @@ class SshTarget:
     """An SSH host as asked for, not yet dialled. Empty and None mean: what ssh_config says, else ssh's default.
 
     `passphrase` and `ssh_password` hold references as `source.Source` makes them (a kind and a digest): never
-    the secret, never the text of the SOURCE.
+    the secret, never the text of the SOURCE. `agent` is the kernel's SSH_AUTH_SOCK of the moment, which may be
+    another than the one the engine started with.
     """
 
     host: str
@@ -88,6 +89,7 @@ class SshTarget:
     control_persist: float | None = option(
         None, "how long the connection outlives its last tunnel: 10m, 600, yes, no", metavar="D|yes|no"
     )
+    agent: str = ""
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -131,6 +133,10 @@ class TunnelOptions:
         "", "the local address to listen on; 127.0.0.1 unless told, or unless the SPEC says one", metavar="A"
     )
     gateway_ports: bool = option(False, "permit an address that other machines can reach")
+    allowed_ips: tuple[str, ...] = option(
+        (), "the addresses and networks that clients may come from; any unless told", metavar="CIDR[,CIDR]"
+    )
+    guard: str = option("", "on loopback, turn other users of this machine away (uid), or not (off)", metavar="uid|off")
     no_check: bool = option(False, "do not try the far service while opening")
     hold: float = option(30.0, "seconds a client is held while the link is down; 30 unless told", metavar="S")
     timeout: float = option(30.0, "seconds the opening may take; 30 unless told", metavar="S", least=0.1)

@@ -19,7 +19,7 @@ import pytest
 import xec_forward as xf
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd
+from tests.peers.sshd import Agent, Sshd
 from xec_forward.client.session import current
 
 
@@ -265,3 +265,23 @@ def test_script_ends_by_itself_and_takes_its_tunnels_along(bastion: Sshd, servic
     port, pid = map(int, done.stdout.split())
     assert port_is_free(port)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_agent_and_variables_are_the_callers_and_not_those_the_engine_started_with(
+    bastion: Sshd, services: Services, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    current().start()
+    config = bastion.write_config(tmp_path / "no_identity", IdentityFile="none", IdentitiesOnly="no")
+    target = xf.ssh("bastion", ssh_config=str(config))
+    where: dict[str, object] = {"remote_host": "pg.vpc", "remote_port": services.echo, "local_port": 0}
+    with pytest.raises(xf.AuthenticationError):
+        target.forward(**where)
+    with Agent(tmp_path, bastion.key) as agent:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(agent.path))
+        with target.forward(**where) as tunnel:
+            assert ask(tunnel.local_port) == b"ping"
+        monkeypatch.delenv("SSH_AUTH_SOCK")
+    monkeypatch.setenv("KEYS", str(bastion.key.parent))
+    by_file = xf.ssh("bastion", ssh_config=str(config), private_key=f"$KEYS/{bastion.key.name}")
+    with by_file.forward(**where) as tunnel:
+        assert ask(tunnel.local_port) == b"ping"

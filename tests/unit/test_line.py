@@ -91,7 +91,7 @@ def test_a_line_from_the_shell_history_works_and_says_what_it_ignored() -> None:
 def test_every_option_of_the_dataclasses_is_a_flag_and_arrives() -> None:
     values = {"S": "7", "N": "7", "D": "7", "PORT": "7", "USER": "ana", "NAME": "pg", "URL": "postgresql://ana@/sales"}
     values |= {"FILE": "/k", "A": "127.0.0.2", "SOURCE": "env:X", "PATH": "/m", "1-9": "7", "D|yes|no": "7"}
-    values |= {"HOST[,HOST]": "jump", "TEXT": "serve %p"}
+    values |= {"HOST[,HOST]": "jump", "TEXT": "serve %p", "CIDR[,CIDR]": "10.0.0.0/8"}
     places: dict[object, Callable[[Line], object]] = {
         SshTarget: lambda line: line.target,
         CommandTarget: lambda line: line.target,
@@ -113,7 +113,7 @@ def test_every_option_of_the_dataclasses_is_a_flag_and_arrives() -> None:
         else:
             assert str(found) in (value[0], f"{value[0]}.0", f"('{value[0]}',)")
     declared = {name.name for kind in (SshTarget, CommandTarget, TunnelOptions, Service) for name in fields(kind)}
-    assert declared - {flag.field for flag in FLAGS.values()} == {"host"}
+    assert declared - {flag.field for flag in FLAGS.values()} == {"host", "agent"}
 
 
 def test_an_identity_file_may_be_given_again() -> None:

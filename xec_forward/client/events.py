@@ -5,6 +5,7 @@
     reconnected    there is a link again
     degraded       it works in part; the reason is the error
     error          something failed: the opening, or one client
+    rejected       somebody who may not be a client was turned away; the error says who
     close          it has ended; once, and the last
 
 Handlers run on the session's handler thread, one after the other, and may themselves call `close()`; a coroutine
@@ -26,7 +27,7 @@ from ..model import Snapshot
 
 logger = logging.getLogger(__name__)
 
-NAMES = ("ready", "reconnecting", "reconnected", "degraded", "error", "close")
+NAMES = ("ready", "reconnecting", "reconnected", "degraded", "error", "rejected", "close")
 
 
 @dataclass(frozen=True, slots=True)

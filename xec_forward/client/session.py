@@ -323,9 +323,21 @@ def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) 
 
 
 def _configured(target: SshTarget) -> SshTarget:
-    """The target, with the configuration file that our own variable names where it names none."""
-    variable = os.environ.get(SSH_CONFIG_VARIABLE, "")
-    return target if target.ssh_config or not variable else replace(target, ssh_config=variable)
+    """The target as this process means it: its agent, its folder and its variables are not the engine's."""
+    named = target.ssh_config or os.environ.get(SSH_CONFIG_VARIABLE, "")
+    return replace(
+        target,
+        agent=os.environ.get("SSH_AUTH_SOCK", ""),
+        private_key=tuple(map(_absolute, target.private_key)),
+        ssh_config=named if named in ("", "none") else _absolute(named),
+        control_path=os.path.expandvars(target.control_path),
+        proxy=tuple(map(_configured, target.proxy)),
+    )
+
+
+def _absolute(path: str) -> str:
+    """A path with `~` and `$VAR` expanded, from this process's working folder."""
+    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
 
 
 def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from ..errors import SpecError
-from ..line.flags import FLAGS, Flag, Section, read_value
+from ..line.flags import FLAGS, Flag, Section, networks, read_value
 from ..options import TunnelOptions
 from ..source import Source
 from ..spec import Endpoint, Forward, Kind, refuse_password
@@ -45,6 +45,8 @@ class ForwardArguments(TypedDict, total=False):
     password: Secret
     local_interface: str
     gateway_ports: bool
+    allowed_ips: str | Iterable[str]
+    guard: Literal["uid", "off"]
     no_check: bool
     hold: float
     timeout: float
@@ -102,6 +104,8 @@ def read_options(section: Section, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _option(flag: Flag, value: Any) -> Any:
+    if flag.field == "allowed_ips":
+        return networks([value] if isinstance(value, str) else value, "allowed_ips=")
     if flag.source or flag.kind is tuple or flag.field == "proxy":
         return value  # references, and what the caller has put together
     if isinstance(value, str) and flag.kind is not bool:

@@ -48,7 +48,7 @@ async def examine(request: Examine, source: Resolve, found: Callable[[Finding], 
             raise
         if chart.stage:
             hint = "Is the network, or the VPN, up? --timeout S allows more time"
-            chart.failed(DeadlineError(f"not done when the {request.timeout:g} s of all stages were over", hint=hint))
+            chart.failed(DeadlineError(f"no answer; the {request.timeout:g} s for all stages are over", hint=hint))
     for far in left:
         chart.skipped(_name(far), "all", "not reached")
     return chart.examination()

@@ -65,7 +65,8 @@ class LocalFront(Front):
     async def bind(self) -> None:
         self._listener = await self._binder.bind(self._forward.listen, self._forward.connect, self._options)
         self.bound = Endpoint(self._listener.host, self._listener.port or None, self._listener.path)
-        self.notes = self._listener.notes
+        remark = "" if self._listener.path else self.relay.guard.remark(self._listener.host)
+        self.notes = [*self._listener.notes, *([remark] if remark else [])]
 
     async def serve(self) -> None:
         if self._listener is not None and not self._serving:

@@ -37,7 +37,7 @@ class Guard:
         """From the options: addresses and CIDRs (already checked), and `uid` or `off`."""
         same_user = guard != "off" and hasattr(os, "getuid")
         return cls(
-            tuple(ipaddress.ip_network(text, strict=False) for text in allowed_ips), _uid() if same_user else None
+            tuple(ipaddress.ip_network(text, strict=False) for text in allowed_ips), os.getuid() if same_user else None
         )
 
     def remark(self, local_host: str) -> str:
@@ -68,8 +68,7 @@ class Guard:
         return None
 
 
-def _uid() -> int:
-    return os.getuid()
+OPEN_TO_ALL = Guard()
 
 
 def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

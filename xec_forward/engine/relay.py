@@ -14,6 +14,7 @@ from typing import Any
 from ..errors import ClosedError, DeadlineError, ForwardError, LimitError, LostError, NameNotFoundError, RefusedError
 from ..model import Counters
 from ..spec import Endpoint
+from .guard import OPEN_TO_ALL, Guard
 from .links.base import Channel, ChannelProtocol, HalfClose, Link
 from .splice import Client, Far, Handshake, Phase
 
@@ -29,6 +30,8 @@ class Relay:
         hold: seconds a client is parked.
         parked: called when a client begins to wait, so that the supervisor tries sooner.
         failed: called with the error when one client could not be served.
+        rejected: called with the error when the guard turned somebody away.
+        guard: who may be a client.
         handshake: makes the talk in which a proxy's client says where it wants to go; without it all go to `connect`.
         most: how many clients there may be at once, 0 for any number.
     """
@@ -40,6 +43,8 @@ class Relay:
         *,
         parked: Callable[[], None],
         failed: Callable[[ForwardError], None],
+        rejected: Callable[[ForwardError], None] = lambda error: None,
+        guard: Guard = OPEN_TO_ALL,
         handshake: Callable[[], Handshake] | None = None,
         most: int = 0,
     ) -> None:
@@ -53,9 +58,12 @@ class Relay:
         self.bytes_up = 0
         self.bytes_down = 0
         self.refused = 0
+        self.rejected = 0
+        self.guard = guard
         self.handshake = handshake
         self.most = most
         self.tell_failed = failed
+        self._tell_rejected = rejected
         self._tell_parked = parked
         self._watch: asyncio.Task[None] | None = None
         self._connecting: set[asyncio.Task[None]] = set()
@@ -122,6 +130,11 @@ class Relay:
             )
         return self.refusal
 
+    def reject(self, error: ForwardError) -> None:
+        """The guard turned somebody away, who is no client and never becomes one."""
+        self.rejected += 1
+        self._tell_rejected(error)
+
     def counters(self, reconnects: int = 0) -> Counters:
         """What went through so far."""
         return Counters(
@@ -131,6 +144,7 @@ class Relay:
             bytes_up=self.bytes_up,
             bytes_down=self.bytes_down,
             refused=self.refused,
+            rejected=self.rejected,
             reconnects=reconnects,
         )
 

@@ -128,6 +128,14 @@ class Client(asyncio.Protocol):
         if self.phase is Phase.ENDED:  # the far side left while we connected
             near.abort()
             return
+        if self._tcp and self.incoming is None:
+            peer, own = sock.getpeername(), sock.getsockname()
+            rejection = relay.guard.refuses((peer[0], peer[1]), (own[0], own[1]))
+            if rejection is not None:
+                self.phase = Phase.ENDED
+                near.abort()
+                relay.reject(rejection)
+                return
         self._moved = loop.time()
         relay.clients.add(self)
         relay.clients_total += 1

@@ -32,6 +32,7 @@ from ..services import scheme_for_port
 from ..spec import Endpoint, Kind
 from . import socks
 from .front import Front, LocalFront, RemoteFront
+from .guard import Guard
 from .health import Probe
 from .links.base import Dial, Link, Unanswered
 from .links.pool import Lease, Pool
@@ -116,6 +117,8 @@ class Tunnel:
             options.hold,
             parked=self._wake.set,
             failed=self._client_failed,
+            rejected=self._client_rejected,
+            guard=Guard.of(options.allowed_ips, options.guard),
             handshake=self._handshake if forward.kind is Kind.DYNAMIC else None,
             most=options.max_connections,
         )
@@ -187,6 +190,12 @@ class Tunnel:
         """One client could not be served; the others and the tunnel are untouched."""
         self._error = Fault.of(error)
         self._tell("error")
+
+    def _client_rejected(self, error: ForwardError) -> None:
+        """Somebody who may not be a client was turned away."""
+        logger.warning("%s: %s", self.name, error.message)
+        self._error = Fault.of(error)
+        self._tell("rejected")
 
     async def _tick(self) -> None:
         """Report what changed, and end when the tunnel's own time is over."""

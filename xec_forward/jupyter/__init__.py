@@ -7,7 +7,6 @@ floor, never imports the engine. `%load_ext xec_forward` enters by `extension`; 
     namespace   names and environment variables in the kernel, taken back on close
     live        what a waiting cell shows
     prompts     questions to the person in front of the notebook
-    render      cards and the table, as text and as HTML
 
 At import `extension` and `magics` load none of the others: `%load_ext` is to cost nothing that can be felt.
 """

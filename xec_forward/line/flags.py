@@ -5,8 +5,9 @@ Ground floor, no I/O. A value that could be a secret is never part of an error.
 
 from __future__ import annotations
 
+import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from types import MappingProxyType
@@ -21,7 +22,7 @@ from ..spec.hints import is_ipv6
 from ..spec.parts import Malformed, read_host
 from ..spec.words import holds_password, quote
 
-__all__ = ["FLAGS", "Flag", "Section", "duration", "read_value", "unknown"]
+__all__ = ["FLAGS", "Flag", "Section", "duration", "networks", "read_value", "unknown"]
 
 Section = type[SshTarget] | type[CommandTarget] | type[TunnelOptions] | type[Service]
 
@@ -107,6 +108,8 @@ def read_value(flag: Flag, spelling: str, text: str) -> object:
         raise SpecError(f"{spelling}: its value holds a control character")
     if not text:
         raise SpecError(f"{spelling} needs a value", hint=f"Write {spelling} {flag.metavar}")
+    if flag.field == "allowed_ips":
+        return networks(text.split(","), spelling)
     if flag.field == "proxy":
         return tuple(parse_target(hop) for hop in text.split(","))
     if flag.field == "control_persist" and text in _PERSIST:
@@ -143,6 +146,22 @@ def _number(flag: Flag, spelling: str, text: str) -> int | float:
         default = {"PORT": "22", "N": "3"}.get(flag.metavar, "30")
         raise SpecError(f"{spelling} {quote(text)}: {wanted} {limits} is expected", hint=f"Write {spelling} {default}")
     return int(text) if whole else float(text)
+
+
+def networks(words: Iterable[str], what: str) -> tuple[str, ...]:
+    """Addresses and networks, checked: `10.0.0.7`, `10.1.0.0/16`, `fd00::/8`.
+
+    Raises:
+        SpecError: one is neither.
+    """
+    found = []
+    for word in words:
+        try:
+            found.append(str(ipaddress.ip_network(str(word).strip(), strict=False)))
+        except ValueError:
+            hint = f"Write {what} 127.0.0.1,10.1.0.0/16"
+            raise SpecError(f"{what} {quote(str(word))}: an address or a network is expected", hint=hint) from None
+    return tuple(found)
 
 
 def duration(text: str, what: str) -> float:

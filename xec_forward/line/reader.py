@@ -178,7 +178,8 @@ class Reader:
             # `--password cmd:pass show db` without quotes: the words after it are part of the SOURCE.
             self._after = "" if source.kind is SourceKind.ENV else spelling
         elif flag.kind is tuple:
-            given[flag.field] = (*given.get(flag.field, ()), read_value(flag, spelling, text))
+            more = read_value(flag, spelling, text)
+            given[flag.field] = (*given.get(flag.field, ()), *(more if isinstance(more, tuple) else (more,)))
         else:
             given[flag.field] = read_value(flag, spelling, text)
 

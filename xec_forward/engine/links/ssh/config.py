@@ -209,7 +209,7 @@ def resolve(target: SshTarget) -> Resolved:
         identities=_identities(target, cast("list[str] | None", config.get("IdentityFile"))),
         certificates=tuple(_expand(name) for name in _words(config, "CertificateFile", ())),
         identities_only=bool(config.get("IdentitiesOnly")),
-        agent=_agent(config),
+        agent=_agent(config, target),
         pkcs11_provider=_provider(config),
         known_hosts=tuple(Path(_expand(name)) for name in _words(config, "UserKnownHostsFile", USER_KNOWN_HOSTS)),
         global_known_hosts=tuple(
@@ -316,13 +316,13 @@ def _identities(target: SshTarget, configured: list[str] | None) -> tuple[Identi
     return tuple(dict.fromkeys(found))
 
 
-def _agent(config: SSHConfig) -> str:
+def _agent(config: SSHConfig, target: SshTarget) -> str:
     named = config.get("IdentityAgent", "SSH_AUTH_SOCK")
     if not named:  # "none"
         return ""
     text = str(named)
     if text == "SSH_AUTH_SOCK":
-        return os.environ.get("SSH_AUTH_SOCK", "")
+        return target.agent or os.environ.get("SSH_AUTH_SOCK", "")
     return os.environ.get(text[1:], "") if text.startswith("$") else _expand(text)
 
 
@@ -403,6 +403,7 @@ def _jumps(text: str, target: SshTarget) -> tuple[SshTarget, ...]:
                 passphrase=target.passphrase,
                 ssh_config=target.ssh_config,
                 host_key=target.host_key,
+                agent=target.agent,
                 server_alive_interval=target.server_alive_interval,
                 server_alive_count_max=target.server_alive_count_max,
             )

@@ -131,11 +131,9 @@ async def _examine(
     target: SshTarget, resolved: Resolved, chart: Chart, source: Resolve, parent: SshLink | None
 ) -> SshLink:
     """Connect to one hop over the one before it."""
-    if parent is not None or resolved.host != chart.findings[0].hop:
+    if resolved.host != chart.findings[0].hop:
         chart.noted(resolved.host, "config", f"{resolved.username}@{resolved.address}")
-    strict = replace(
-        resolved, policy="strict", connect_timeout=min(resolved.connect_timeout or float("inf"), chart.limit())
-    )
+    strict = replace(resolved, policy="strict")
     try:
         host_keys = await asyncio.to_thread(HostKeys, strict)
     except ConfigError:
@@ -244,13 +242,17 @@ class _Approach:
     What the server says first is read here, and handed on to asyncssh: there is one connection, not two.
     """
 
-    def __init__(self, chart: Chart, resolved: Resolved, parent: Link | None) -> None:
+    def __init__(self, chart: Chart, resolved: Resolved, parent: Link | None, *, known: bool = False) -> None:
+        """`known`: that the server speaks SSH, after the client's first words."""
         self._chart = chart
         self._resolved = resolved
         self._hop = resolved.host
         self._parent = parent
+        self._known = known
+        # Sooner than ConnectTimeout, whose message cannot say which part it was.
+        self._most = 0.9 * (resolved.connect_timeout or float("inf"))
         self._early = bytearray()
-        self._ended = False
+        self._spoken = self._ended = False
         self._news = asyncio.Event()
         self._connection: Any = None
 
@@ -258,12 +260,15 @@ class _Approach:
         """As SSHClientConnection.create_connection, for asyncssh."""
         transport = await self._reach(host, port)
         try:
-            self._chart.begin(self._hop, "banner")
-            self._chart.passed(await self._banner(transport))
-            if _IDENTIFICATION in self._spoken:
+            if not self._known:
+                self._chart.begin(self._hop, "banner")
+                self._chart.passed(await self._banner(transport))
+                self._chart.begin(self._hop, "host key")
+            if self._spoken:
                 transport.abort()  # it has had a version already, and takes no second one
-                transport = await self._reach(host, port)
-            self._chart.begin(self._hop, "host key")
+                unheard = Chart(lambda _: None, self._chart.limit())
+                again = _Approach(unheard, self._resolved, self._parent, known=True)
+                return await again.create_connection(factory, host, port)
         except BaseException:
             transport.abort()
             raise
@@ -279,9 +284,6 @@ class _Approach:
     # the stages
 
     async def _reach(self, host: str, port: int) -> Any:
-        self._early.clear()
-        self._ended = False
-        self._spoken: list[bytes] = []
         if self._parent is not None:
             far = Endpoint(host, port)
             opening = self._parent.open_channel(far, self)
@@ -291,7 +293,7 @@ class _Approach:
         self._chart.begin(self._hop, "dns")
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._chart.limit(TCP)):
+            async with asyncio.timeout(self._chart.limit(min(TCP, self._most))):
                 found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         except TimeoutError:
             raise DeadlineError(f"the name {host} is still being looked up", hint="Is the resolver up?") from None
@@ -307,7 +309,7 @@ class _Approach:
         failed: list[tuple[str, Exception]] = []
         for family, address in places:
             where = str(Endpoint(str(address[0]), address[1]))
-            seconds = self._chart.limit(TCP)
+            seconds = self._chart.limit(min(TCP, self._most))
             sock = socket.socket(family, socket.SOCK_STREAM)
             try:
                 sock.setblocking(False)
@@ -330,7 +332,7 @@ class _Approach:
 
     async def _banner(self, transport: Any) -> str:
         """The server's identification (RFC 4253 section 4.2), which other lines may precede."""
-        seconds = self._chart.limit(BANNER)
+        seconds = self._chart.limit(min(BANNER, self._most))
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
         prod = loop.time() + min(SILENCE, seconds / 2)
@@ -345,7 +347,7 @@ class _Approach:
                 if self._early:
                     break
                 transport.write(_IDENTIFICATION)
-                self._spoken.append(_IDENTIFICATION)
+                self._spoken = True
             self._news.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout_at(end if self._spoken else min(prod, end)):

@@ -1,0 +1,130 @@
+"""Who may use a tunnel (S64-S68, N4): the same-user guard and allowed_ips, checked before any channel opens."""
+
+from __future__ import annotations
+
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import xec_forward as xf
+from tests.interop.test_python_api import ask
+from tests.interop.test_reconnection import open_echo, until
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd
+from xec_forward.client.events import Event
+from xec_forward.client.session import current
+from xec_forward.engine.guard import Guard
+
+STRANGER = 65534
+
+CLIENT = """
+import os, socket, sys
+os.setuid(int(sys.argv[2]))
+family = socket.AF_INET6 if ":" in sys.argv[3] else socket.AF_INET
+client = socket.socket(family)
+client.settimeout(10)
+try:
+    client.connect((sys.argv[3], int(sys.argv[1])))
+    client.sendall(b"ping")
+    print(client.recv(4).decode())
+except ConnectionResetError:
+    print("reset")
+"""
+
+
+def as_user(uid: int, port: int, host: str = "127.0.0.1") -> str:
+    """What a process of that user gets from the tunnel: `ping`, or `reset`."""
+    if os.getuid() != 0:
+        pytest.skip("root, to be another user")
+    done = subprocess.run(
+        [sys.executable, "-c", CLIENT, str(port), str(uid), host],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_another_user_of_the_host_is_reset_counted_shown_and_logged(
+    bastion: Sshd, services: Services, host: str
+) -> None:
+    with open_echo(services, local_interface=host) as tunnel:
+        rejected: list[Event] = []
+        tunnel.on("rejected", rejected.append)
+        assert as_user(STRANGER, tunnel.local_port, host) == "reset"
+        assert as_user(os.getuid(), tunnel.local_port, host) == "ping"
+        until(lambda: rejected)
+        text = str(rejected[0].error)
+        assert text.startswith(f"EPROHIBITED Rejected connection from {host}: it is of another user (uid {STRANGER})")
+        assert "--guard off" in text
+        current().refresh()
+        assert (tunnel.stats.rejected, tunnel.stats.clients_total) == (1, 1)
+        assert f"Rejected connection from {host}" in Path(current().log).read_text()
+
+
+def test_guard_off_lets_every_user_in(bastion: Sshd, services: Services) -> None:
+    with open_echo(services, guard="off") as tunnel:
+        assert as_user(STRANGER, tunnel.local_port) == "ping"
+
+
+def test_allowed_ips_turns_others_away_and_touches_nobody_else(bastion: Sshd, services: Services) -> None:
+    with open_echo(services, allowed_ips=["10.0.0.0/8", "127.0.0.2"], guard="off") as tunnel:
+        with pytest.raises(ConnectionResetError):
+            ask(tunnel.local_port)
+        with socket.socket() as client:
+            client.settimeout(10)
+            client.bind(("127.0.0.2", 0))
+            client.connect(("127.0.0.1", tunnel.local_port))
+            client.sendall(b"ping")
+            assert client.recv(4) == b"ping"
+        until(lambda: tunnel.stats.rejected == 1)
+        assert "Rejected connection from 127.0.0.1" in str(tunnel.error)
+
+
+def test_allowed_ips_knows_a_mapped_address_and_both_families() -> None:
+    guard = Guard.of(("127.0.0.0/8", "fd00::/8"), "off")
+    here = ("127.0.0.1", 1)
+    assert guard.refuses(("::ffff:127.0.0.9", 1), here) is None
+    assert guard.refuses(("fd00::1", 1), here) is None
+    assert guard.refuses(("fe80::1%eth0", 1), here) is not None
+    assert guard.refuses(("::ffff:192.0.2.1", 1), here) is not None
+
+
+def test_rejected_client_opens_no_channel(bastion: Sshd, services: Services) -> None:
+    with open_echo(services, allowed_ips="192.0.2.0/24", no_check=True) as tunnel:
+        for _ in range(5):
+            with pytest.raises(ConnectionResetError):
+                ask(tunnel.local_port)
+        current().refresh()
+        assert (tunnel.stats.rejected, tunnel.stats.clients_total, tunnel.stats.clients) == (5, 0, 0)
+
+
+@pytest.mark.parametrize("given", ["10.0.0.300", "host.example", "10.0.0.0/33", ""])
+def test_what_is_no_network_is_one_clear_error(given: str) -> None:
+    with pytest.raises(xf.SpecError, match="an address or a network is expected"):
+        xf.ssh("bastion").forward(remote_port=1, allowed_ips=[given])
+
+
+def test_guard_costs_less_than_100_us_a_connection() -> None:
+    guard = Guard.of((), "uid")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        with socket.create_connection(listener.getsockname()) as client:
+            peer, own = client.getsockname(), listener.getsockname()
+            times = []
+            for _ in range(200):
+                start = time.perf_counter()
+                assert guard.refuses(peer, own) is None
+                times.append(time.perf_counter() - start)
+    took = statistics.median(times) * 1e6
+    print(f"\nsame-user guard: {took:.0f} us a connection (median of 200)")
+    assert took < 100
