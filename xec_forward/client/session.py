@@ -331,7 +331,7 @@ def _configured(target: SshTarget) -> SshTarget:
         private_key=tuple(map(_absolute, target.private_key)),
         ssh_config=named if named in ("", "none") else _absolute(named),
         control_path=os.path.expandvars(target.control_path),
-        proxy=tuple(map(_configured, target.proxy)),
+        proxy=tuple(_configured(replace(hop, ssh_config=hop.ssh_config or named)) for hop in target.proxy),
     )
 
 

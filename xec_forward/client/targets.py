@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from os import PathLike, fspath
@@ -174,8 +173,6 @@ def prepare_tunnel(
 ) -> tuple[Session, Tunnel]:
     """A handle that is yet to be opened, and the session to open it with. Raises SpecError, LimitError."""
     session = current()
-    if isinstance(target, SshTarget):
-        target = _with_paths(target)
     template = template_for(forward, dsn)
     scheme = parse_template(template).base if template else ""
     reference = session.sources.add(password)
@@ -192,15 +189,6 @@ def _far_ends(arguments: Mapping[str, Any]) -> tuple[list[Far], float]:
     wanted = read(arguments, current().sources.add)
     template = template_for(wanted.forward, wanted.dsn)
     return [Far(wanted.forward, parse_template(template).base if template else "")], wanted.options.timeout
-
-
-def _with_paths(target: SshTarget) -> SshTarget:
-    """Its key files as this process means them now: `~`, `$VAR` and the working folder are not the engine's."""
-    return replace(
-        target,
-        private_key=tuple(os.path.abspath(os.path.expanduser(os.path.expandvars(key))) for key in target.private_key),
-        proxy=tuple(map(_with_paths, target.proxy)),
-    )
 
 
 def _together(
