@@ -21,14 +21,15 @@ from typing import Any
 import pytest
 
 import xec_forward as xf
-from tests.peers.kernel import Kernel, Result, wait_until
+from tests.peers.kernel import Kernel, wait_until
 from tests.peers.kernel import missing as kernel_missing
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, PASSWORD, PASSWORD_USER, Agent, Sshd, free_port, missing
 from xec_forward.client.session import current
+from xec_forward.client.watcher import ScriptWatcher
 from xec_forward.diagnosis import Diagnosis
-from xec_forward.model import Outcome
+from xec_forward.model import Finding, Outcome
 
 HOST = ["config", "dns", "tcp", "banner", "host key", "login"]
 FAR = ["forwarding", "far name", "far port"]
@@ -556,13 +557,20 @@ def test_proxy_command_is_one_stage(bastion: Sshd, write: Any, unchanged: None) 
 
 
 async def test_cancelled_examination_leaves_nothing(bastion: Sshd, unchanged: None) -> None:
+    at_the_banner = asyncio.Event()
+
+    class Watcher(ScriptWatcher):
+        def found(self, finding: Finding) -> None:
+            if finding.stage == "banner":
+                at_the_banner.set()
+
     bastion.freeze()
     try:
-        doctor = asyncio.ensure_future(xf.ssh("bastion").adoctor())
-        await asyncio.sleep(0.3)
+        doctor = asyncio.ensure_future(current().aexamine(xf.ssh("bastion").target, (), 30, Watcher()))
+        await asyncio.wait_for(at_the_banner.wait(), 10)
         doctor.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await asyncio.wait_for(doctor, 5)
+            await asyncio.wait_for(doctor, 2)
     finally:
         bastion.thaw()
 
@@ -645,23 +653,16 @@ def test_magic_is_ended_by_ctrl_c(kernel: Kernel, bastion: Sshd) -> None:
     bastion.freeze()
     try:
         running = kernel.start("%forward --doctor bastion")
-        wait_until(lambda: bool(descendants_of_engine(kernel)), "there is no engine")
-        time.sleep(1)
+        running.until(lambda result: "… running banner" in result.text)
         start = time.monotonic()
         kernel.interrupt()
-        result: Result = running.wait(10)
-        assert time.monotonic() - start < 5
+        result = running.wait(10)
+        assert time.monotonic() - start < 3
     finally:
         bastion.thaw()
     assert result.error is not None
     assert "interrupted" in result.error.value
     assert kernel.value("1 + 1") == 2
-
-
-def descendants_of_engine(kernel: Kernel) -> list[int]:
-    from tests.peers.sshd import descendants
-
-    return descendants(kernel.pid)
 
 
 def test_failed_opening_offers_the_doctor(kernel: Kernel, bastion: Sshd, services: Services) -> None:

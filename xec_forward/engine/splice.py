@@ -129,12 +129,13 @@ class Client(asyncio.Protocol):
             near.abort()
             return
         if self._tcp and self.incoming is None:
-            peer, own = sock.getpeername(), sock.getsockname()
-            rejection = relay.guard.refuses((peer[0], peer[1]), (own[0], own[1]))
-            if rejection is not None:
+            ends = self._ends()
+            rejection = relay.guard.refuses(*ends) if ends is not None else None
+            if ends is None or rejection is not None:
                 self.phase = Phase.ENDED
                 near.abort()
-                relay.reject(rejection)
+                if rejection is not None:
+                    relay.reject(rejection)
                 return
         self._moved = loop.time()
         relay.clients.add(self)
@@ -227,9 +228,12 @@ class Client(asyncio.Protocol):
     async def _open(self, link: Link) -> None:
         relay = self._relay
         far = Far(self, link.half_close)
-        peer = self._socket.getpeername() if self._tcp and self._socket is not None else ("", 0)
+        ends = self._ends() if self._tcp else None
+        if self._tcp and ends is None:
+            self.reset(LostError("the client left"))
+            return
         try:
-            channel = await link.open_channel(self._connect, far, (peer[0], peer[1]))
+            channel = await link.open_channel(self._connect, far, ends[0] if ends is not None else ("", 0))
         except LostError:
             # Nothing of this client has been sent yet: it waits for the next link.
             if self.phase is Phase.OPENING:
@@ -268,14 +272,23 @@ class Client(asyncio.Protocol):
 
     def departed(self) -> bool:
         """Whether the client has fully closed its socket (a half-closed one still waits for its answer)."""
-        if not self._tcp or self._socket is None:
+        if not self._tcp:
             return False
+        ends = self._ends()
+        if ends is None:
+            return True
+        owner = query(*ends)
+        return owner is not None and owner.inode == 0
+
+    def _ends(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
+        """The addresses of a TCP client and of our end; None where the client has gone already."""
+        if self._socket is None:
+            return None
         try:
             peer, own = self._socket.getpeername(), self._socket.getsockname()
         except OSError:
-            return True
-        owner = query((peer[0], peer[1]), (own[0], own[1]))
-        return owner is not None and owner.inode == 0
+            return None
+        return (peer[0], peer[1]), (own[0], own[1])
 
     # ---- ends ----
 

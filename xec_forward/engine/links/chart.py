@@ -21,6 +21,7 @@ from .base import Link
 _REMEDIES = {
     "config": "See ssh_config(5)",
     "dns": "Check the name; an alias belongs into ssh_config as Host",
+    "proxy": "Run the ProxyCommand in a terminal: it should show a line that begins with SSH-2.0",
     "tcp": "Is the network, or the VPN, up, and sshd running there on this port?",
     "banner": "Check the port: an SSH server speaks first, and names itself",
     "key exchange": "See Ciphers and KexAlgorithms in ssh_config(5)",
@@ -31,6 +32,7 @@ _REMEDIES = {
     "far port": "Is the service running there, on this port, and no firewall in between?",
 }
 
+_ELSE = "Examine it again; the log of the host, or of the service, may say more"
 
 # The longest that a channel may take to open, seconds.
 CHANNEL = 15.0
@@ -87,7 +89,7 @@ class Chart:
         stage = self.stage = stage or self.stage
         # Its hop heads the findings; another one is said.
         where = f"{error.hop}: " if error.hop not in ("", self._hop) else ""
-        self._fix = self._fix or error.hint or _REMEDIES.get(stage, "")
+        self._fix = self._fix or error.hint or _REMEDIES.get(stage, _ELSE)
         self._end(Outcome.FAILED, f"{where}{error.message}", details, Fault.of(error))
 
     def unsure(self, text: str, fix: str = "", *details: str) -> None:
