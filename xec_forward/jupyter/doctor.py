@@ -78,7 +78,8 @@ def offer(error: ForwardError, line: Line | None) -> None:
         return
     if not isinstance(error, _EXPLAINED) or not error.hop:
         return
-    hint = f"{error.hint}. " if error.hint else ""
+    stop = "" if error.hint.endswith(("?", ".")) else "."
+    hint = f"{error.hint}{stop} " if error.hint else ""
     error.hint = f"{hint}See each hop: {_doctor_line(line, line.target)}"
 
 

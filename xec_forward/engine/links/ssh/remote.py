@@ -99,14 +99,19 @@ def address_of(wanted: Endpoint, *, wide: bool) -> str:
 
 def _refused(wanted: Endpoint, host: str) -> ForwardError:
     if wanted.path:
+        where = wanted.path
         hint = "Is there a file of that name already, or does its sshd_config forbid it (AllowStreamLocalForwarding)?"
-    else:
-        low = ", below 1024 without being root" if wanted.port and wanted.port < 1024 else ""
+    elif wanted.port:
+        where = f"port {wanted.port}" if not wanted.host else str(wanted)
+        low = ", below 1024 without being root" if wanted.port < 1024 else ""
         hint = (
             f"The port may be taken there{low}, or its sshd_config forbids it (AllowTcpForwarding, PermitListen); "
             "0 in the place of the port takes any free one"
         )
-    return ProhibitedError(f"does not listen on {wanted} for us; it does not say why", hop=host, hint=hint)
+    else:
+        where = "any port"
+        hint = "Its sshd_config may forbid it (AllowTcpForwarding, PermitListen), or the key's options there"
+    return ProhibitedError(f"does not listen on {where} for us; it does not say why", hop=host, hint=hint)
 
 
 class Looker:
