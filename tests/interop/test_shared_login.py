@@ -98,6 +98,20 @@ def test_control_path_of_ssh_config_is_ridden_without_being_asked_for(
         assert control(Path(path), config, "-O", "check").returncode == 0, "somebody else's master is left alone"
 
 
+def test_remote_forward_beside_a_live_master_takes_a_connection_of_ours(
+    bastion: Sshd, services: Services, tmp_path: Path, place: Path
+) -> None:
+    path = place / "cm"
+    with terminal_master(tmp_path / "ssh_config", path):
+        target = xf.ssh("bastion", control_path=str(path))
+        with (
+            target.forward(**echo(services)) as tunnel,
+            target.forward(type="remote", remote_port=0, local_port=services.echo) as remote,
+        ):
+            assert ask(tunnel.local_port) == ask(remote.remote_port) == b"ping"
+            assert bastion.connections() == 2, "the terminal's and ours"
+
+
 def test_our_connection_is_a_master_for_ssh_and_for_a_second_kernel(
     bastion: Sshd, services: Services, tmp_path: Path, place: Path
 ) -> None:

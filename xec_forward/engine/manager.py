@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Iterable
+from dataclasses import replace
 from functools import partial
 
 from ..errors import ClosedError
@@ -89,18 +90,19 @@ class Manager:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    def _route(self, request: Open) -> tuple[Hashable, Dial]:
-        """What identifies the link a request wants, and how to dial it."""
+    def _route(self, request: Open, *, own: bool = False) -> tuple[Hashable, Dial]:
+        """What identifies the link a request wants, and how to dial it; `own`: no master is ridden."""
         if request.command is not None:
             text = request.command.command
             # Sooner than the tunnel's own deadline, whose message cannot say what the command said.
             limit = min(command.LISTEN_DEADLINE, request.options.timeout * 0.85)
             return command.identity(text), partial(command.dial, text, timeout=limit)
         assert request.ssh is not None
-        key = ssh.identity(request.ssh)
+        target = replace(request.ssh, control_master="no") if own else request.ssh
+        key = ssh.identity(target)
         if request.ssh.control_master == "no":  # a connection of its own
             key = (key, request.tunnel)
-        return key, partial(ssh.dial, request.ssh, pool=self._pool)
+        return key, partial(ssh.dial, target, pool=self._pool)
 
     def _name_of_port(self, port: int) -> str:
         return next((tunnel.name for tunnel in self._tunnels.values() if tunnel.port == port), "")

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -62,6 +63,12 @@ def _unforeseen(error: Exception) -> ForwardError:
     return EngineError(f"a fault of xec_forward: {type(error).__name__}", hint="The engine's log has the details")
 
 
+class Route(Protocol):
+    """What identifies the link a request wants, and how to dial it; `own`: no master is ridden."""
+
+    def __call__(self, request: Open, *, own: bool = False) -> tuple[Hashable, Dial]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class House:
     """What every tunnel of the engine shares."""
@@ -70,7 +77,7 @@ class House:
     binder: Binder
     asker: Asker
     report: Callable[[Changed], None]
-    route: Callable[[Open], tuple[Hashable, Dial]]
+    route: Route
     expired: Callable[[Tunnel], None]
     log: str
 
@@ -315,7 +322,12 @@ class Tunnel:
             ) from error
 
     async def _dial(self) -> Link:
-        self._lease = await self._house.pool.acquire(self._key, self._dialler, self._opening)
+        lease = await self._house.pool.acquire(self._key, self._dialler, self._opening)
+        if self.request.forward.kind is Kind.REMOTE and not lease.link.listens:
+            # A ridden master: this forward takes a connection of ours.
+            lease.release()
+            lease = await self._house.pool.acquire(*self._house.route(self.request, own=True), self._opening)
+        self._lease = lease
         self._route = self._lease.link.route
         self._remark = self._lease.link.remark
         return self._lease.link

@@ -85,11 +85,13 @@ class Link(ABC):
         lost: resolved with the reason once the link is gone, also after `close` (then with ClosedError).
         persist: seconds that it outlives its last tunnel; infinity: as long as the engine.
         remark: what the user should know about it, or "".
+        listens: whether its target can listen for us (`listen`).
         in_use: somebody outside the pool uses it too, and it is not to be closed yet.
     """
 
     persist: float = 0.0
     remark: str = ""
+    listens: bool = True
     in_use: bool = False
     half_close: HalfClose
     route: tuple[str, ...]

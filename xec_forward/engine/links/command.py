@@ -142,6 +142,7 @@ class CommandLink(Link):
     """
 
     half_close = HalfClose.NOW
+    listens = False
 
     def __init__(self, program: Program, host: str, port: int) -> None:
         self.route = (program.name,)

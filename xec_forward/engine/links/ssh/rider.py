@@ -133,6 +133,7 @@ class MasterLink(Link):
     """
 
     half_close = HalfClose.NOW
+    listens = False  # a master listens for itself: what comes would never reach us
 
     def __init__(self, path: str, host: str, route: tuple[str, ...]) -> None:
         self.path = path
