@@ -7,6 +7,7 @@ colours, so that it reads in light and dark, and every text in it is escaped.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from html import escape
@@ -31,16 +32,16 @@ _DIM = "opacity:.75"
 _CELL = "text-align:left;padding:1px 12px 1px 0;color:inherit;background:transparent"
 
 
-class View:
+class View(ABC):
     """Something that is shown: `plain()` and `html()` say the same."""
 
+    @abstractmethod
     def plain(self) -> str:
         """As text, without a newline at its end."""
-        raise NotImplementedError
 
+    @abstractmethod
     def html(self) -> str:
         """As HTML."""
-        raise NotImplementedError
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         return {"text/plain": self.plain(), "text/html": self.html()}

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import queue
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 from ..errors import EngineError, ForwardError
@@ -23,7 +24,7 @@ TICK = 0.1
 PUT_BACK = 3.0
 
 
-class Call:
+class Call(ABC):
     """Base of the two ways to wait.
 
     Args:
@@ -38,9 +39,9 @@ class Call:
         self._send = send
         self._end = time.monotonic() + limit
 
+    @abstractmethod
     def deliver(self, message: Report | ForwardError) -> None:
         """Called on the reader thread."""
-        raise NotImplementedError
 
     def take(self, message: Report | ForwardError, watcher: Watcher) -> Done | Ask | None:
         """What a message means: the end (Done, or raises), a question to answer, or news."""

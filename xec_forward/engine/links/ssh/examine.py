@@ -156,6 +156,10 @@ async def _examine(
             raise Halt from unknown
         raise
     except (AuthenticationError, LostError, DeadlineError) as error:
+        if chart.stage == "host key" and isinstance(error, LostError):
+            # sshd hangs up where nothing is in common, and that may overtake the list of what it has.
+            chart.stage = "key exchange"
+            error.hint = "No cipher in common? See Ciphers and KexAlgorithms in ssh_config(5); its log may say why"
         if chart.stage != "login":
             raise
         chart.failed(error, *observer.attempts())
