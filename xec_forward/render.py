@@ -153,7 +153,7 @@ class Table(View):
         rows = [self._HEADS, *self._rows()]
         widths = [max(len(row[column]) for row in rows) for column in range(len(self._HEADS))]
         lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-        return "\n".join([*lines, *_errors(self.snapshots)])
+        return "\n".join([*lines, *_notes(self.snapshots), *_errors(self.snapshots)])
 
     def html(self) -> str:
         if not self.snapshots:
@@ -164,8 +164,8 @@ class Table(View):
             signed = (row[0], f"{SIGNS[snapshot.state]} {row[1]}", *row[2:])
             body += "<tr>" + "".join(f'<td style="{_CELL}">{escape(text)}</td>' for text in signed) + "</tr>"
         table = f'<table style="{_PRE};border-collapse:collapse"><tr>{head}</tr>{body}</table>'
-        errors = _errors(self.snapshots)
-        return table + (block(escape("\n".join(errors))) if errors else "")
+        below = [*_notes(self.snapshots), *_errors(self.snapshots)]
+        return table + (block(escape("\n".join(below))) if below else "")
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -264,6 +264,11 @@ def traffic(snapshot: Snapshot) -> str:
     waiting = f" and {counters.parked} waiting" if counters.parked else ""
     words = "client" if counters.clients == 1 else "clients"
     return f"{counters.clients}{waiting} {words}, {size(counters.bytes_up)} sent, {size(counters.bytes_down)} received"
+
+
+def _notes(snapshots: Iterable[Snapshot]) -> list[str]:
+    """What there is to know of each tunnel: how long its connection is kept, whose master carries it."""
+    return [f"{snapshot.name}: {note}" for snapshot in snapshots for note in snapshot.notes]
 
 
 def _errors(snapshots: Iterable[Snapshot]) -> list[str]:

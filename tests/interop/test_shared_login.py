@@ -19,6 +19,7 @@ from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from xec_forward.line import parse_line
 from xec_forward.options import SshTarget
+from xec_forward.render import Table
 
 
 @pytest.fixture
@@ -162,6 +163,9 @@ def test_connection_outlives_its_last_tunnel_as_long_as_asked_and_says_so(bastio
     target = xf.ssh("bastion", control_persist=1.0)
     with target.forward(**echo(services)) as tunnel:
         assert any("outlives its last tunnel: 1 s" in note for note in tunnel.snapshot.notes)
+        table = Table((tunnel.snapshot,))
+        assert "pg: the connection outlives its last tunnel: 1 s" in table.plain()
+        assert "pg: the connection outlives its last tunnel: 1 s" in table.html()
     assert bastion.connections() == 1
     start = time.monotonic()
     with target.forward(**echo(services)):
