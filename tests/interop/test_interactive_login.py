@@ -108,7 +108,8 @@ def test_lost_link_with_a_code_waits_for_a_person_and_reconnect_asks(
     asked = codes.questioned()
     # The port is held, and a client is refused at once, not parked.
     start = time.monotonic()
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as client, pytest.raises(ConnectionResetError):
+    # The reset may come as early as in connect itself.
+    with pytest.raises(ConnectionError), socket.create_connection(("127.0.0.1", port), timeout=10) as client:
         client.sendall(b"x")
         client.recv(1)
         raise ConnectionResetError("an end without a byte is refused too")
@@ -143,7 +144,7 @@ def test_waiting_tunnel_dials_once_and_never_again_by_itself(codes: Interrogator
         asked = codes.questioned()
         for _ in range(5):
             with (
-                pytest.raises(OSError, match=r"reset|refused"),
+                pytest.raises(ConnectionError),
                 socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=10) as client,
             ):
                 client.sendall(b"x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import os
 import signal
@@ -34,9 +35,15 @@ def port_is_free(port: int) -> bool:
 
 
 def ask(port: int, data: bytes = b"ping") -> bytes:
+    """Send, half-close, read to the end; a reset is a ConnectionResetError at whichever call it shows itself."""
     with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
+        try:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            if error.errno in (errno.EPIPE, errno.ENOTCONN):
+                raise ConnectionResetError(*error.args) from error
+            raise
         return b"".join(iter(lambda: client.recv(65536), b""))
 
 
