@@ -8,13 +8,10 @@ import resource
 import socket
 import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd, free_port

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 import xec_forward as xf
-from tests.interop.test_python_api import ask, port_is_free
+from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import open_echo, parked, until
+from tests.peers.kernel import port_free
 from tests.peers.services import Services, pattern_digest
 from tests.peers.sshd import Sshd
 from xec_forward.client.session import current
@@ -192,7 +193,7 @@ def test_many_openings_and_closings_of_a_tunnel_leak_nothing(bastion: Sshd, serv
             tunnel = open_echo(services)
             port = tunnel.local_port
             tunnel.close()
-            assert port_is_free(port)
+            assert port_free(port)
 
         once()
         before, memory = figures.descriptors(), figures.megabytes()

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 import xec_forward as xf
-from tests.interop.test_python_api import ask, port_is_free
+from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import in_background, open_echo, parked, until
 from tests.interop.test_remote_forwards import ask_path
+from tests.peers.kernel import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from xec_forward.client.session import current
@@ -26,7 +27,7 @@ def test_ttl_closes_the_tunnel_and_says_why(bastion: Sshd, services: Services) -
     until(lambda: tunnel.state is xf.TunnelState.CLOSED)
     assert "its ttl of 1 s is over" in str(tunnel.error)
     assert isinstance(tunnel.error, xf.LimitError)
-    assert port_is_free(port)
+    assert port_free(port)
     assert not xf.tunnels
 
 
@@ -88,7 +89,7 @@ def test_lazy_tunnel_listens_at_once_and_dials_for_its_first_client(bastion: Ssh
         assert tunnel.state is xf.TunnelState.IDLE
         assert tunnel.is_alive()
         assert tunnel.wait_ready(1) is tunnel
-        assert not port_is_free(tunnel.local_port)
+        assert not port_free(tunnel.local_port)
         assert bastion.connections() == 0
         assert ask(tunnel.local_port) == b"ping"
         until(lambda: tunnel.state is xf.TunnelState.READY)

@@ -9,9 +9,10 @@ import time
 import pytest
 
 import xec_forward as xf
-from tests.interop.test_python_api import ask, port_is_free
+from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
 from tests.interop.test_socks_proxy import connect5
+from tests.peers.kernel import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 
@@ -33,7 +34,7 @@ def test_twenty_forwards_open_side_by_side_over_one_handshake(bastion: Sshd, ser
         assert all(ask(tunnel.local_port) == b"ping" for tunnel in group.values())
         ports = [tunnel.local_port for tunnel in group.values()]
     assert not xf.tunnels
-    assert all(port_is_free(port) for port in ports)
+    assert all(port_free(port) for port in ports)
 
 
 def test_kinds_may_be_mixed(bastion: Sshd, services: Services) -> None:

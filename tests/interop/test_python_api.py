@@ -18,20 +18,11 @@ import psycopg
 import pytest
 
 import xec_forward as xf
+from tests.peers.kernel import port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Agent, Sshd
 from xec_forward.client.session import current
-
-
-def port_is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True
 
 
 def ask(port: int, data: bytes = b"ping") -> bytes:
@@ -68,7 +59,7 @@ def test_blocking_form_reaches_the_database(bastion: Sshd, postgres: Postgres, t
         port = pg.local_port
         assert postgres.password not in repr(pg) + str(pg.dsn()) + repr(pg.url)
     assert pg.state is xf.TunnelState.CLOSED
-    assert port_is_free(port)
+    assert port_free(port)
 
 
 async def test_awaitable_forms_do_the_same_without_blocking_the_loop(bastion: Sshd, services: Services) -> None:
@@ -92,7 +83,7 @@ async def test_awaitable_forms_do_the_same_without_blocking_the_loop(bastion: Ss
     port = tunnel.local_port
     await tunnel.aclose()
     await tunnel.aclose()
-    assert port_is_free(port)
+    assert port_free(port)
     async with target.aforward(remote_host="pg.vpc", remote_port=services.echo, local_port=0) as tunnel:
         assert await asyncio.to_thread(ask, tunnel.local_port) == b"ping"
     assert tunnel.state is xf.TunnelState.CLOSED
@@ -114,7 +105,7 @@ async def test_cancelled_opening_leaves_nothing(bastion: Sshd, services: Service
             await asyncio.wait_for(opening, 5)
     finally:
         bastion.thaw()
-    assert port_is_free(port)
+    assert port_free(port)
     assert not xf.tunnels
 
 
@@ -206,7 +197,7 @@ def test_dead_engine_is_noticed_said_once_and_replaced_on_the_same_port(
         assert ask(port) == b"ping"
     said = capsys.readouterr().err
     assert said.count("the engine ended unexpectedly") == 1
-    assert port_is_free(port)
+    assert port_free(port)
 
 
 def test_engine_that_died_with_its_port_taken_leaves_the_tunnel_failed_until_reconnect(
@@ -219,7 +210,7 @@ def test_engine_that_died_with_its_port_taken_leaves_the_tunnel_failed_until_rec
     with session._starting:
         os.kill(session.engine_pid, signal.SIGKILL)
         end = time.monotonic() + 5
-        while not port_is_free(port) and time.monotonic() < end:
+        while not port_free(port) and time.monotonic() < end:
             time.sleep(0.01)
         thief = socket.socket()
         thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -270,7 +261,7 @@ def test_script_ends_by_itself_and_takes_its_tunnels_along(bastion: Sshd, servic
     )
     assert done.stderr == ""
     port, pid = map(int, done.stdout.split())
-    assert port_is_free(port)
+    assert port_free(port)
     assert not Path(f"/proc/{pid}").exists()
 
 

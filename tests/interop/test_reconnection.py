@@ -12,7 +12,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 import xec_forward as xf
-from tests.interop.test_python_api import ask, port_is_free
+from tests.interop.test_python_api import ask
+from tests.peers.kernel import port_free
 from tests.peers.services import Services, pattern_digest
 from tests.peers.sshd import Sshd
 from xec_forward.client.session import current
@@ -54,7 +55,7 @@ def test_client_that_waits_while_the_bastion_is_down_is_served_when_it_returns(
         port = tunnel.local_port
         bastion.kill()
         until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
-        assert not port_is_free(port)
+        assert not port_free(port)
         waiting = in_background(lambda: ask(port, b"patience"))
         until(parked(tunnel))
         bastion.start()
@@ -212,7 +213,7 @@ def test_changed_host_key_after_an_outage_fails_the_tunnel_and_keeps_the_port(
         bastion.restart(changed_host_key=True)
         until(lambda: tunnel.state is xf.TunnelState.FAILED)
         assert isinstance(tunnel.error, xf.ChangedHostKeyError)
-        assert not port_is_free(tunnel.local_port)
+        assert not port_free(tunnel.local_port)
         with pytest.raises(ConnectionResetError):
             ask(tunnel.local_port)
         bastion.write_known_hosts()

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 import xec_forward as xf
-from tests.interop.test_python_api import ask, port_is_free
+from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
 from tests.peers import netns
+from tests.peers.kernel import port_free
 from tests.peers.netns import Network
 from tests.peers.services import Services, pattern, pattern_digest
 from tests.peers.sshd import Sshd, free_port
@@ -129,7 +130,7 @@ def test_same_port_is_asked_for_again_after_the_bastion_was_killed(bastion: Sshd
             assert carried.recv(1) == b"x"
             bastion.kill()
             until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
-        assert port_is_free(port)
+        assert port_free(port)
         bastion.start()
         tunnel.wait_ready(10)
         assert tunnel.remote_port == port
@@ -213,7 +214,7 @@ def test_close_has_the_bastion_stop_listening_and_keeps_the_link_of_others(basti
             until(lambda: (current().refresh(), tunnel.stats.bytes_down)[1])  # type: ignore[func-returns-value]
             tunnel.close()
             assert client.recv(1) == b""
-        assert port_is_free(port)
+        assert port_free(port)
         assert bastion.connections() == 1
         assert ask(other.remote_port) == b"ping"
 
