@@ -14,6 +14,8 @@
     │   ├── UnknownHostKeyError                     never seen before
     │   └── ChangedHostKeyError                     another key than the one on record
     ├── ProhibitedError               EPROHIBITED   the server does not allow the forwarding
+    ├── RbacError                     ERBAC         the cluster does not allow this user to do it
+    ├── PodGoneError                  EPODGONE      no pod is there to lead to (any more)
     ├── LimitError                    ELIMIT        one of our own limits
     ├── LostError                     ECONNRESET    the link went away (also ConnectionResetError)
     ├── ClosedError                   ECLOSED       the tunnel is closed, for good
@@ -44,8 +46,10 @@ __all__ = [
     "LimitError",
     "LostError",
     "NameNotFoundError",
+    "PodGoneError",
     "PortInUseError",
     "ProhibitedError",
+    "RbacError",
     "RefusedError",
     "SpecError",
     "UnknownHostKeyError",
@@ -196,6 +200,18 @@ class ProhibitedError(ForwardError):
     """The server's configuration or the account does not allow the forwarding."""
 
     code = "EPROHIBITED"
+
+
+class RbacError(ForwardError):
+    """The cluster does not allow this user to do it (Kubernetes' role-based access control)."""
+
+    code = "ERBAC"
+
+
+class PodGoneError(ForwardError):
+    """No pod is there to lead to: the one in use has gone and none has replaced it, or none matches."""
+
+    code = "EPODGONE"
 
 
 class LimitError(ForwardError):

@@ -14,7 +14,7 @@ from enum import StrEnum
 import msgspec
 
 from .errors import ForwardError, from_code
-from .options import CommandTarget, SshTarget, Target, TunnelOptions
+from .options import ClusterTarget, CommandTarget, SshTarget, Target, TunnelOptions
 from .spec import Forward, Kind
 
 PROTOCOL_VERSION = 1
@@ -244,7 +244,8 @@ class Hello(Message, frozen=True):
 class Open(Message, frozen=True):
     """Open a tunnel and answer when it is ready or has failed.
 
-    One of `ssh` and `command` is given: the target.
+    One of `ssh`, `command` and `cluster` is given: the target. Where it is `cluster`, the far end's host is a RESOURCE
+    (`spec.resource`).
     `scheme` is the protocol spoken at the far end, "" to go by the far port.
     `reopen` marks a tunnel of an engine that died: its port must be the one in `forward`, and a link that
     cannot be had yet is retried in the place of failing.
@@ -257,13 +258,14 @@ class Open(Message, frozen=True):
     options: TunnelOptions
     ssh: SshTarget | None = None
     command: CommandTarget | None = None
+    cluster: ClusterTarget | None = None
     scheme: str = ""
     reopen: bool = False
 
     @property
     def target(self) -> Target:
         """Whichever is given."""
-        return self.ssh or self.command or CommandTarget()
+        return self.ssh or self.command or self.cluster or CommandTarget()
 
 
 class Close(Message, frozen=True):

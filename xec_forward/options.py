@@ -1,11 +1,12 @@
 """Every option, declared once. Ground floor, no I/O.
 
-An option is a field of one of three frozen dataclasses; the field's name is the keyword argument and the
+An option is a field of one of these frozen dataclasses; the field's name is the keyword argument and the
 profile key, and with dashes the flag (`server_alive_interval`, `--server-alive-interval`). The `help` texts
 here are the reference: `line` makes the argument parser from them.
 
     SshTarget       who to dial and how: these decide which tunnels share a connection
     CommandTarget   the command that opens a port, in the place of a host
+    ClusterTarget   the cluster whose API server leads to its pods
     TunnelOptions   how the tunnel behaves
     Service         what the service behind it wants: connection string, password, environment
 """
@@ -122,7 +123,31 @@ class CommandTarget:
 # An environment variable in front of a command: AWS_PROFILE=sales aws ...
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 
-Target = SshTarget | CommandTarget
+
+@dataclass(frozen=True, slots=True)
+class ClusterTarget:
+    """A Kubernetes cluster as asked for: a context of the kubeconfig. Empty means what kubectl would take.
+
+    >>> ClusterTarget(context="prod").host
+    'prod'
+    """
+
+    namespace: str = option(
+        "", "the namespace; the context's own unless told, else default", metavar="NAME", short=("-n",)
+    )
+    context: str = option("", "the context of the kubeconfig; its current one unless told", metavar="NAME")
+    kubeconfig: str = option("", "read this file in the place of $KUBECONFIG or ~/.kube/config", metavar="FILE")
+    proxy: tuple[SshTarget, ...] = option(
+        (), "the hosts to go through to the API server, in order", metavar="HOST[,HOST]", short=("-J",)
+    )
+
+    @property
+    def host(self) -> str:
+        """What to call it before its configuration is read."""
+        return self.context or "cluster"
+
+
+Target = SshTarget | CommandTarget | ClusterTarget
 
 
 @dataclass(frozen=True, slots=True)

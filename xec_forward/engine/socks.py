@@ -101,7 +101,7 @@ class Handshake:
     >>> talk.receive(bytes([5, 1, 0])).send
     b'\\x05\\x00'
     >>> talk.receive(bytes([5, 1, 0, 3, 6]) + b"pg.vpc" + bytes([0x15, 0x38])).connect
-    Endpoint(host='pg.vpc', port=5432, path='')
+    Endpoint(host='pg.vpc', port=5432, path='', port_name='')
     >>> talk.accepted()
     b'\\x05\\x00\\x00\\x01\\x00\\x00\\x00\\x00\\x00\\x00'
 

@@ -2,6 +2,7 @@
 
 grammar  the forms of docs/surface.md, and their dataclasses
 parts    what the forms are made of: hosts, ports, colons, URLs
+resource the RESOURCE of a Kubernetes port-forward
 hints    the nearest form that would have been right
 names    the name a forward gets in the notebook
 words    words in messages: quoted, shortened, without what could be a secret
@@ -18,16 +19,21 @@ from .grammar import (
     refuse_password,
 )
 from .names import is_address, is_loopback
+from .resource import Resource, ResourceKind, parse_resource, parse_selector
 
 __all__ = [
     "Endpoint",
     "Forward",
     "Kind",
+    "Resource",
+    "ResourceKind",
     "check_name",
     "default_name",
     "is_address",
     "is_loopback",
     "parse_forward",
+    "parse_resource",
+    "parse_selector",
     "parse_target",
     "refuse_password",
 ]

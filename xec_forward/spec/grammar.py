@@ -72,17 +72,20 @@ class Endpoint:
             the target itself).
         port: 0 means any free port, None means none was written; always None for a unix socket.
         path: the unix socket's path, "" for TCP.
+        port_name: the port's name in the place of its number, of a Kubernetes service or container; else "".
     """
 
     host: str = ""
     port: int | None = None
     path: str = ""
+    port_name: str = ""
 
     def __str__(self) -> str:
         if self.path:
             return self.path
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port is None else f"{host}:{self.port}"
+        port = self.port_name or self.port
+        return host if port is None else f"{host}:{port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +111,7 @@ def parse_forward(word: str, *, kind: Kind = Kind.LOCAL) -> Forward:
     """Read a SPEC.
 
     >>> parse_forward("pg=5432:pg.vpc:5432").connect
-    Endpoint(host='pg.vpc', port=5432, path='')
+    Endpoint(host='pg.vpc', port=5432, path='', port_name='')
 
     Args:
         word: one word of the line.
