@@ -1,10 +1,11 @@
 """All that crosses the pipe: states, snapshots, and the messages between client and engine. Ground floor.
 
 No message has a field a secret could sit in, except `Answer`, which carries one inward when the engine asked
-for it. Messages are msgspec Structs, tagged by their class name; `wire` turns them into bytes.
+for it, and `Revealed`, which carries one outward when the client did. Messages are msgspec Structs, tagged by their
+class name; `wire` turns them into bytes.
 
-    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Examine  Describe  Cancel  Answer
-    engine -> client   Welcome  Changed  Examined  Ask  Done  Failed
+    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Examine  ReadSecret  Describe  Cancel  Answer
+    engine -> client   Welcome  Changed  Examined  Ask  Revealed  Done  Failed
 """
 
 from __future__ import annotations
@@ -318,6 +319,15 @@ class Examine(Message, frozen=True):
     timeout: float = 30.0
 
 
+class ReadSecret(Message, frozen=True):
+    """Ask for one entry of a Kubernetes Secret, in the cluster's namespace; answered by `Revealed`."""
+
+    call: int
+    cluster: ClusterTarget
+    name: str
+    key: str
+
+
 class Describe(Message, frozen=True):
     """Ask for fresh snapshots of all tunnels."""
 
@@ -399,6 +409,16 @@ class Done(Message, frozen=True):
     examination: Examination | None = None
 
 
+class Revealed(Message, frozen=True):
+    """The answer to `ReadSecret`; with `Answer`, the only message that carries a secret."""
+
+    call: int
+    value: str
+
+    def __repr__(self) -> str:
+        return f"Revealed(call={self.call}, value=***)"
+
+
 class Failed(Message, frozen=True):
     """A call failed."""
 
@@ -406,5 +426,5 @@ class Failed(Message, frozen=True):
     fault: Fault
 
 
-Request = Hello | Open | Close | Reconnect | Check | Look | Examine | Describe | Cancel | Answer
-Report = Welcome | Changed | Examined | Ask | Done | Failed
+Request = Hello | Open | Close | Reconnect | Check | Look | Examine | ReadSecret | Describe | Cancel | Answer
+Report = Welcome | Changed | Examined | Ask | Revealed | Done | Failed

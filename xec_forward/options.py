@@ -161,11 +161,19 @@ class TunnelOptions:
     allowed_ips: tuple[str, ...] = option(
         (), "the addresses and networks that clients may come from; any unless told", metavar="CIDR[,CIDR]"
     )
+    auto_port: bool = option(False, "where the local port is taken, try the next ones, ten ports in all")
     guard: str = option("", "on loopback, turn other users of this machine away (uid), or not (off)", metavar="uid|off")
     no_check: bool = option(False, "do not try the far service while opening")
     hold: float = option(30.0, "seconds a client is held while the link is down; 30 unless told", metavar="S")
     timeout: float = option(30.0, "seconds the opening may take; 30 unless told", metavar="S", least=0.1)
     lazy: bool = option(False, "listen at once, dial when the first client comes")
+    retry_initial: bool = option(False, "go on trying where the first connection fails; --timeout is for each try")
+    retry_delay: float = option(
+        5.0, "seconds between the tries of --retry-initial; 5 unless told", metavar="S", least=0.1, most=3600
+    )
+    max_retries: int | None = option(
+        None, "give up after this many failed tries, of the first connection or a new one; never unless told", metavar="N"
+    )
     ttl: float = option(0.0, "close after this time: 90, 90s, 10m, 1h30m; 0 for never", metavar="D")
     idle: float = option(0.0, "close after this time without a client; 0 for never", metavar="D")
     max_connections: int = option(0, "the most clients at once; 0 for any number", metavar="N")

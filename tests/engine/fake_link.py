@@ -92,8 +92,8 @@ class FakeLink(Link):
     async def close(self) -> None:
         self.lose(ClosedError("closed"))
 
-    def abort(self) -> None:
-        self.lose(ClosedError("closed"))
+    def abort(self, reason: ForwardError | None = None) -> None:
+        self.lose(reason or ClosedError("closed"))
 
     def lose(self, error: ForwardError) -> None:
         """The link goes away, as a real one does: its channels first."""

@@ -36,10 +36,10 @@ class MemoryLink(Link):
             await asyncio.Event().wait()
         self.abort()
 
-    def abort(self) -> None:
+    def abort(self, reason: ForwardError | None = None) -> None:
         self.closed.set()
         if not self.lost.done():
-            self.lost.set_result(ClosedError("closed"))
+            self.lost.set_result(reason or ClosedError("closed"))
 
     def break_(self) -> None:
         self.lost.set_result(LostError("gone"))

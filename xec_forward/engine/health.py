@@ -1,4 +1,4 @@
-"""Is a real service at the far end? One channel, one hello of the protocol that belongs to the scheme.
+"""Is a tunnel well? Its stages one by one; the far end's by one channel and one hello of its scheme's protocol.
 
     postgresql   SSLRequest, answered by S, N or E       (PostgreSQL documentation, "Message Formats")
     mysql        the server greets: version 10 or error  (MySQL internals, "Protocol::Handshake")
@@ -11,10 +11,12 @@ Other schemes count as good when the channel opens. Nothing is logged in to and 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import ForwardError, LostError, RefusedError
+from ..errors import DeadlineError, ForwardError, LostError, RefusedError
+from ..model import Fault, Health, Snapshot, Stage, TunnelState
 from ..spec import Endpoint
 from .links.base import Channel, Link
 
@@ -59,6 +61,8 @@ class Probe:
         self._channel: Channel | None = None
         self._data = b""
         self._answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        # A sign that the far end was reached (None), or why it was not.
+        self._settled: asyncio.Future[ForwardError | None] = asyncio.get_running_loop().create_future()
 
     async def __aenter__(self) -> Probe:
         return self
@@ -69,8 +73,16 @@ class Probe:
         self._answered.cancel()
 
     async def open(self, link: Link) -> None:
-        """Open the channel. Raises what `Link.open_channel` raises."""
+        """Open the channel. Raises what `Link.open_channel` raises.
+
+        Where a link opens channels before the far end was reached, a refusal is waited for; a service that speaks
+        first ends the wait.
+        """
         self._channel = await link.open_channel(self._connect, self)
+        if link.settle:
+            await asyncio.wait([self._settled], timeout=link.settle)
+            if self._settled.done() and (error := self._settled.result()) is not None:
+                raise error
 
     async def hello(self) -> str:
         """Say the scheme's hello.
@@ -107,6 +119,7 @@ class Probe:
             self._answered.set_result(value)
 
     def data_received(self, data: bytes) -> None:
+        self._settle(None)
         if not self.scheme:
             return
         self._data = (self._data + data)[:_ENOUGH]
@@ -115,7 +128,12 @@ class Probe:
         elif len(self._data) >= 8:
             self._answer(False)
 
+    def _settle(self, error: ForwardError | None) -> None:
+        if not self._settled.done():
+            self._settled.set_result(error)
+
     def eof_received(self) -> None:
+        self._settle(None)
         self._answer(False)
 
     def pause_writing(self) -> None: ...
@@ -123,6 +141,50 @@ class Probe:
     def resume_writing(self) -> None: ...
 
     def connection_lost(self, error: Exception | None) -> None:
-        if error is not None and not self._answered.done():
-            self._answered.set_exception(error if isinstance(error, ForwardError) else LostError(str(error)))
+        why = error if error is None or isinstance(error, ForwardError) else LostError(str(error))
+        self._settle(why)
+        if why is not None and not self._answered.done():
+            self._answered.set_exception(why)
+            self._answered.exception()  # looked at: nobody may be waiting for it
         self._answer(False)
+
+
+async def examine(
+    link: Link | None, connect: Endpoint | None, scheme: str, snapshot: Snapshot, *, timeout: float
+) -> Health:
+    """The health of a tunnel, stage by stage: listener, link, target, and the protocol's hello.
+
+    Args:
+        link: the tunnel's, None where it has none.
+        connect: the far end, None where there is none to try (a SOCKS proxy, a remote forward).
+        timeout: seconds that all of it may take.
+
+    Returns:
+        The stages that were reached, and what went wrong.
+    """
+    stages = [Stage("listener", 0.0 if snapshot.listen else None)]
+    if link is None:
+        return Health(False, (*stages, Stage("link", None, snapshot.state)), snapshot.error)
+    try:
+        async with asyncio.timeout(timeout):
+            stages.append(Stage("link", _milliseconds(await link.round_trip())))
+            if connect is None:
+                return Health(snapshot.state is TunnelState.READY, tuple(stages), snapshot.error)
+            async with Probe(connect, scheme) as probe:
+                start = time.monotonic()
+                await probe.open(link)
+                stages.append(Stage("target", _milliseconds(time.monotonic() - start)))
+                if probe.scheme:
+                    start = time.monotonic()
+                    outcome = await probe.hello()
+                    stages.append(Stage(probe.scheme, _milliseconds(time.monotonic() - start), outcome))
+    except TimeoutError:
+        error: ForwardError = DeadlineError("the health check took too long", hop=snapshot.route[-1])
+        return Health(False, tuple(stages), Fault.of(error))
+    except ForwardError as caught:
+        return Health(False, tuple(stages), Fault.of(caught))
+    return Health(all(stage.outcome == "ok" for stage in stages), tuple(stages))
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(seconds * 1000, 3)

@@ -16,6 +16,8 @@ from ..spec import Endpoint, is_address, is_loopback
 from .neighbours import Holder
 
 BACKLOG = 512
+# How many ports --auto-port tries.
+AUTO_PORTS = 10
 # How long a port is waited for that an engine of ours still holds although its kernel is gone, seconds.
 INHERIT = 3.0
 
@@ -74,6 +76,9 @@ class Binder:
     async def bind(self, listen: Endpoint, connect: Endpoint | None, options: TunnelOptions) -> Listener:
         """Bind as docs/surface.md says: a written port is taken or refused, an unwritten one is the far port or any.
 
+        With `auto_port` either is counted up while it is taken, ten ports in all; what is bound is kept, so that no
+        other program comes in between.
+
         Raises:
             PortInUseError, BindPermissionError, NameNotFoundError.
             ConfigError: the address is not this machine's, or is wide without `gateway_ports`.
@@ -81,9 +86,11 @@ class Binder:
         if listen.path:
             return _bind_unix(listen.path)
         addresses = await _addresses(listen.host or options.local_interface, wide=options.gateway_ports)
+        preferred = connect.port if connect is not None and connect.port else 0
+        if options.auto_port and (first := preferred if listen.port is None else listen.port):
+            return await self._bind_counting_up(addresses, first)
         if listen.port is not None:
             return await self._bind_patiently(addresses, listen.port)
-        preferred = connect.port if connect is not None and connect.port else 0
         try:
             return await self._bind_patiently(addresses, preferred)
         except (PortInUseError, BindPermissionError) as error:
@@ -91,6 +98,22 @@ class Binder:
             why = "needs more rights" if isinstance(error, BindPermissionError) else f"is {error.message}"
             listener.notes.append(f"local port {listener.port}, because {preferred} {why}")
             return listener
+
+    async def _bind_counting_up(self, addresses: list[tuple[int, str]], first: int) -> Listener:
+        """The first of ten ports that is not taken. Only that moves it on: a port that needs more rights is refused."""
+        last = min(first + AUTO_PORTS, 65536) - 1
+        for port in range(first, last + 1):
+            try:
+                listener = await self._bind_patiently(addresses, port) if port == first else _bind(addresses, port)
+            except PortInUseError:
+                continue
+            if port != first:
+                taken = f"{first} is" if port == first + 1 else f"{first} to {port - 1} are"
+                listener.notes.append(f"local port {port}, because {taken} taken")
+            return listener
+        hop = f"{Endpoint(addresses[0][1], first)}-{last}"
+        hint = "Write 0 in the place of the local port for any free one"
+        raise PortInUseError("No available ports found", hop=hop, hint=hint)
 
     async def _bind_patiently(self, addresses: list[tuple[int, str]], port: int) -> Listener:
         loop = asyncio.get_running_loop()
@@ -108,7 +131,7 @@ class Binder:
 
 def _taken(host: str, port: int, own: str, holder: Holder | None) -> ForwardError:
     hop = str(Endpoint(host, port))
-    any_port = f"write 0 in the place of {port} for any free port"
+    any_port = f"write 0 in the place of {port} for any free port, or add --auto-port"
     if own:
         return PortInUseError(
             f"held by the tunnel {own} of this kernel",

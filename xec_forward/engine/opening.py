@@ -27,6 +27,7 @@ class CallOpening:
         self.call = call
         self.steps: list[Step] = []
         self.step_since = 0.0
+        self.waiting = ""
         self._asker = asker
         self._changed = changed
         self._deadline: asyncio.Timeout | None = None
@@ -36,20 +37,42 @@ class CallOpening:
         """The name of the step in progress, or ""."""
         return next((step.name for step in reversed(self.steps) if step.seconds is None), "")
 
+    @property
+    def failed(self) -> str:
+        """The name of the step that an opening which came to nothing was in, or ""."""
+        return self.current or next((step.name for step in reversed(self.steps)), "")
+
+    def restart(self) -> None:
+        """Another try begins: its steps are the ones to show."""
+        self.steps.clear()
+        self.waiting = ""
+
+    def wait_for(self, what: str) -> None:
+        """Say what the step in progress waits for."""
+        if what != self.waiting:
+            self.waiting = what
+            self._changed()
+
+    @property
+    def waited_for(self) -> str:
+        """The same in an error's text: `; pod/web-1 is Pending`, or ""."""
+        return f"; {self.waiting}" if self.waiting else ""
+
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time a part of the opening."""
         start = time.monotonic()
         self.step_since = time.time()
-        place = len(self.steps)
-        self.steps.append(Step(name))
+        step = Step(name)
+        self.steps.append(step)
         self._changed()
         outcome = "failed"
         try:
             yield
             outcome = "ok"
         finally:
-            self.steps[place] = Step(name, round(time.monotonic() - start, 4), outcome)
+            ended = Step(name, round(time.monotonic() - start, 4), outcome)
+            self.steps[:] = [ended if each is step else each for each in self.steps]
             self._changed()
 
     def remark(self, outcome: str) -> None:

@@ -30,9 +30,11 @@ from ..model import (
     Hello,
     Look,
     Open,
+    ReadSecret,
     Reconnect,
     Report,
     Request,
+    Revealed,
     Welcome,
 )
 from ..paths import state_folder
@@ -124,10 +126,10 @@ class Server(asyncio.Protocol):
         self._manager = Manager(neighbours, self._ask, self._report, self._log)
         self._send(Welcome(PROTOCOL_VERSION, os.getpid(), self._log))
 
-    def _start(self, call: int, work: Coroutine[None, None, Done]) -> None:
+    def _start(self, call: int, work: Coroutine[None, None, Done | Revealed]) -> None:
         self._calls[call] = asyncio.get_running_loop().create_task(self._run(call, work))
 
-    async def _run(self, call: int, work: Coroutine[None, None, Done]) -> None:
+    async def _run(self, call: int, work: Coroutine[None, None, Done | Revealed]) -> None:
         report: Report
         try:
             report = await work
@@ -143,8 +145,8 @@ class Server(asyncio.Protocol):
         self._send(report)
 
     async def _serve(
-        self, manager: Manager, request: Open | Close | Reconnect | Check | Look | Examine | Describe
-    ) -> Done:
+        self, manager: Manager, request: Open | Close | Reconnect | Check | Look | Examine | ReadSecret | Describe
+    ) -> Done | Revealed:
         match request:
             case Open():
                 return Done(request.call, (await manager.open(request),))
@@ -158,6 +160,8 @@ class Server(asyncio.Protocol):
                 return Done(request.call, outlook=await manager.look(request.ssh))
             case Examine():
                 return Done(request.call, examination=await self._examine(request))
+            case ReadSecret():
+                return Revealed(request.call, await manager.secret(request.cluster, request.name, request.key))
             case Describe():
                 return Done(request.call, manager.snapshots())
 

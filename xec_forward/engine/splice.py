@@ -5,7 +5,8 @@ The rules:
     arrives        it waits ("parked", up to `hold` seconds) until there is a link; its first chunk is kept and its
                    reading paused, so that a waiting client costs at most one chunk of memory
     spliced        two independent pumps; each side's full buffer pauses the reading of the other (back-pressure)
-    half-close     the end of one direction is passed on and the other goes on, as the link's `half_close` allows
+    half-close     the end of one direction is passed on and the other goes on, as the link's `half_close` allows; where
+                   passing it on would end the answer too, it waits until the client is gone altogether
     ends in order  when both directions have ended, or the channel closed in order: what was received is delivered
     breaks         link lost, channel broken, hold over, tunnel closed: the client is reset (RST), because an EOF
                    would pass for a complete answer
@@ -43,6 +44,10 @@ ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 # A client is "moving" when bytes passed less than this many seconds ago.
 QUIET = 0.25
 BUFFER_LIMIT = 256 * 1024
+# A deferred half-close: how often the client's socket is looked at, and, where the system does not tell whether it is
+# gone, how long nothing must have moved before it counts as that; seconds.
+DEPARTURE_CHECK = 0.5
+LONG_QUIET = 30.0
 # How long a client that is still sending is read (and ignored) after the far side has closed.
 DRAIN = 1.0
 
@@ -103,6 +108,7 @@ class Client(asyncio.Protocol):
         self._opening: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
         self._drain: asyncio.TimerHandle | None = None
+        self._leaving: asyncio.TimerHandle | None = None
         self._moved = 0.0
         self._unsent = 0
 
@@ -185,8 +191,9 @@ class Client(asyncio.Protocol):
         self._end()
         self._relay.clients.discard(self)
         self._relay.last_client = time.time()
-        if self._drain is not None:
-            self._drain.cancel()
+        for timer in (self._drain, self._leaving):
+            if timer is not None:
+                timer.cancel()
         if self._far is not None:
             self._far.near_lost()
 
@@ -280,6 +287,29 @@ class Client(asyncio.Protocol):
         owner = query(*ends)
         return owner is not None and owner.inode == 0
 
+    def gone_for_good(self) -> bool:
+        """Whether a client that sends no more has no use for an answer either.
+
+        A socket that was closed altogether looks from here just like one that was half-closed. On Linux the system
+        knows; elsewhere (and for unix sockets, where a write fails soon enough) a long quiet has to do.
+        """
+        ends = self._ends() if self._tcp else None
+        if self._tcp and ends is None:
+            return True
+        owner = query(*ends) if ends is not None else None
+        if owner is not None:
+            return owner.inode == 0
+        return asyncio.get_running_loop().time() - self._moved >= LONG_QUIET
+
+    def pass_end_when_gone(self) -> None:
+        """A deferred half-close: passed on when the client is gone for good, at the latest when the far side ends."""
+        if self.phase is not Phase.SPLICED or self._far is None:
+            return
+        if self.gone_for_good():
+            self._far.channel.write_eof()
+            return
+        self._leaving = asyncio.get_running_loop().call_later(DEPARTURE_CHECK, self.pass_end_when_gone)
+
     def _ends(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """The addresses of a TCP client and of our end; None where the client has gone already."""
         if self._socket is None:
@@ -310,6 +340,11 @@ class Client(asyncio.Protocol):
         far = self._far or self.incoming
         if far is not None:
             far.channel.abort()
+
+    def not_served(self, error: ForwardError) -> None:
+        """The channel opened before the far end was reached, and it could not be."""
+        self._relay.refused += 1
+        self._relay.tell_failed(error)
 
     def turn_away(self, error: ForwardError) -> None:
         """This client cannot be served: a proxy's client is told why, any other is reset."""
@@ -401,9 +436,11 @@ class Far:
         self._half_close = half_close
         self._ended = False
         self._lost = False
+        self.answered = False
         self.paused = False
 
     def data_received(self, data: bytes) -> None:
+        self.answered = True
         self.client.deliver(data)
 
     def eof_received(self) -> None:
@@ -425,6 +462,8 @@ class Far:
         if error is None:
             self.client.finish()
         else:
+            if not self.answered and isinstance(error, ForwardError) and not isinstance(error, LostError):
+                self.client.not_served(error)
             self.client.reset(
                 error if isinstance(error, ForwardError) else LostError(str(error) or "the link was lost")
             )
@@ -433,6 +472,8 @@ class Far:
         """The client half-closed its side."""
         if self._half_close is HalfClose.NOW or (self._ended and self._half_close is HalfClose.DEFERRED):
             self.channel.write_eof()
+        elif self._half_close is HalfClose.DEFERRED:
+            self.client.pass_end_when_gone()
         if self._ended:
             self.client.finish()
 

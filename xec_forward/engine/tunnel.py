@@ -8,14 +8,12 @@ and then waits for the link to be lost, and dials again with the port held. Whoe
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-import random
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass
 from typing import Protocol
-
-import msgspec
 
 from ..errors import (
     AuthenticationError,
@@ -27,31 +25,32 @@ from ..errors import (
     HostKeyError,
     LimitError,
     LostError,
+    RbacError,
 )
-from ..model import Changed, Fault, Health, Open, Snapshot, Stage, TunnelState
+from ..model import Changed, Health, Open, Snapshot, TunnelState
 from ..services import scheme_for_port
 from ..spec import Endpoint, Kind
 from . import socks
 from .front import Front, LocalFront, RemoteFront
 from .guard import Guard
-from .health import Probe
+from .health import Probe, examine
 from .links.base import Dial, Link, Unanswered
 from .links.pool import Lease, Pool
 from .listener import Binder
-from .opening import Asker, CallOpening
+from .opening import Asker
+from .pause import FIRST, LONGEST, Pause
+from .record import Record
 from .relay import Relay
 from .splice import Handshake
 
-FIRST_DELAY = 0.5
-LONGEST_DELAY = 30.0
-# The pause between tries while a client waits.
-EAGER_DELAY = 0.25
 # How often a degraded tunnel tries to be whole again, seconds.
 MEND_INTERVAL = 5.0
 # Counters are reported at most this often, seconds.
 REPORT_INTERVAL = 0.5
 # Errors that another try will not mend.
-FINAL = (AuthenticationError, HostKeyError, ConfigError)
+FINAL = (AuthenticationError, HostKeyError, ConfigError, RbacError)
+# How often a caller who waits between two tries hears of it, seconds.
+WORD = 5.0
 
 
 logger = logging.getLogger(__name__)
@@ -88,30 +87,23 @@ class Tunnel:
     def __init__(self, request: Open, house: House) -> None:
         self.request = request
         self._house = house
-        self._state = TunnelState.IDLE
-        self._since = time.time()
         self._born = time.time()
-        self._opened_at = 0.0
-        self._error: Fault | None = None
-        self._route: tuple[str, ...] = (request.target.host,)
-        self._notes: list[str] = []
-        self._remark = ""  # the link's
-        self._reconnects = 0
-        self._opening = CallOpening(request.call, house.asker, self._tell)
+        self._connect = request.forward.connect or Endpoint()
+        self._credentials: tuple[str, str] | None = None
+        self._pause = Pause(lambda: bool(self._front.relay.parked_clients))
+        self._again = asyncio.Event()  # somebody asked for another try
+        self._front = self._make_front()
+        self._record = Record(request, self._front, house.report, house.asker, house.log)
         self._lease: Lease | None = None
         self._key, self._dialler = house.route(request)
         # What the login learned (a passphrase) stays usable for the next dial while this tunnel lives.
         self._keep = house.pool.keep(self._key)
-        self._connect = request.forward.connect or Endpoint()
-        self._credentials: tuple[str, str] | None = None
-        self._wake = asyncio.Event()
-        self._again = asyncio.Event()
-        self._front = self._make_front()
+        remote = request.forward.kind is Kind.REMOTE
         # Nobody can come to a remote forward that has not been asked for.
-        self._lazy = request.options.lazy and request.forward.kind is not Kind.REMOTE
-        if self._lazy is not request.options.lazy:
-            self._notes.append("--lazy does nothing for a remote forward")
-        self._reported: Snapshot | None = None
+        self._lazy = request.options.lazy and not remote
+        for option in ("lazy", "auto_port"):
+            if remote and getattr(request.options, option):
+                self._record.notes.append(f"--{option.replace('_', '-')} does nothing for a remote forward")
         self._ticker: asyncio.Task[None] | None = None
         self._closing: asyncio.Task[None] | None = None
         self.opened: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -122,9 +114,9 @@ class Tunnel:
         relay = Relay(
             self._connect,
             options.hold,
-            parked=self._wake.set,
-            failed=self._client_failed,
-            rejected=self._client_rejected,
+            parked=self._pause.stir,
+            failed=lambda error: self._record.client_failed(error),
+            rejected=lambda error: self._record.client_rejected(error),
             guard=Guard.of(options.allowed_ips, options.guard),
             handshake=self._handshake if forward.kind is Kind.DYNAMIC else None,
             most=options.max_connections,
@@ -135,8 +127,6 @@ class Tunnel:
 
     def _handshake(self) -> Handshake:
         return socks.Handshake(self._credentials)
-
-    # ---- what others see ----
 
     @property
     def port(self) -> int:
@@ -150,66 +140,14 @@ class Tunnel:
 
     def snapshot(self) -> Snapshot:
         """What a user may see of this tunnel now."""
-        bound = self._front.bound
-        near, far = bound or Endpoint(), self._connect
-        if self.request.forward.kind is Kind.REMOTE:
-            near, far = far, near
-        return Snapshot(
-            tunnel=self.request.tunnel,
-            name=self.request.name,
-            kind=self.request.forward.kind,
-            state=self._state,
-            route=self._route,
-            listen=str(bound) if bound is not None else "",
-            local_host=near.host,
-            local_port=near.port or 0,
-            connect=str(self._connect) if self.request.forward.connect is not None else "",
-            remote_host=far.host,
-            remote_port=far.port or 0,
-            since=self._since,
-            opened=self._opened_at,
-            steps=tuple(self._opening.steps),
-            step_since=self._opening.step_since,
-            counters=self._front.relay.counters(self._reconnects),
-            error=self._error,
-            notes=tuple(filter(None, (*self._front.notes, *self._notes, self._remark))),
-            log=self._house.log,
-            serial=time.monotonic_ns(),
-        )
-
-    def _tell(self, event: str = "") -> None:
-        snapshot = self.snapshot()
-        seen = msgspec.structs.replace(snapshot, serial=0)
-        if event or seen != self._reported:
-            self._reported = seen
-            self._house.report(Changed(snapshot, event))
-
-    def _move(self, state: TunnelState, event: str = "", error: ForwardError | None = None) -> None:
-        self._state = state
-        self._since = time.time()
-        if error is not None:
-            self._error = Fault.of(error)
-        elif state is TunnelState.READY:
-            self._error = None
-        self._tell(event)
-
-    def _client_failed(self, error: ForwardError) -> None:
-        """One client could not be served; the others and the tunnel are untouched."""
-        self._error = Fault.of(error)
-        self._tell("error")
-
-    def _client_rejected(self, error: ForwardError) -> None:
-        """Somebody who may not be a client was turned away."""
-        logger.warning("%s: %s", self.name, error.message)
-        self._error = Fault.of(error)
-        self._tell("rejected")
+        return self._record.snapshot()
 
     async def _tick(self) -> None:
         """Report what changed, and end when the tunnel's own time is over."""
         options, relay = self.request.options, self._front.relay
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
-            self._tell()
+            self._record.tell()
             now = time.time()
             if options.ttl and now - self._born >= options.ttl:
                 self._expire(f"its ttl of {options.ttl:g} s is over")
@@ -217,7 +155,7 @@ class Tunnel:
                 self._expire(f"it had no client for {options.idle:g} s")
 
     def _expire(self, why: str) -> None:
-        self._error = Fault.of(LimitError(f"closed, because {why}", hop=self.name, hint="Open it again"))
+        self._record.failed(LimitError(f"closed, because {why}", hop=self.name, hint="Open it again"))
         self._house.expired(self)
 
     # ---- the supervisor ----
@@ -228,7 +166,7 @@ class Tunnel:
         except Exception as caught:
             error = caught if isinstance(caught, ForwardError) else _unforeseen(caught)
             await self._undo()
-            self._move(TunnelState.FAILED, "error", error)
+            self._record.move(TunnelState.FAILED, "error", error)
             if not self.opened.done():
                 self.opened.set_exception(error)
             return
@@ -241,7 +179,7 @@ class Tunnel:
         except Exception as caught:
             error = _unforeseen(caught)
             self._front.relay.refuse(error)
-            self._move(TunnelState.FAILED, "error", error)
+            self._record.move(TunnelState.FAILED, "error", error)
 
     async def _stay_linked(self) -> None:
         """Wait for the link to be lost, dial again; for ever."""
@@ -249,14 +187,13 @@ class Tunnel:
             if self._lease is not None:
                 error = await self._lost(self._lease.link)
                 self._front.detach(error)
-                self._lease.release()
-                self._lease = None
-                self._reconnects += 1
+                self._release()
+                self._record.reconnects += 1
                 self._again.clear()
                 if not self._lazy or self._front.relay.parked_clients:
-                    self._move(TunnelState.RECONNECTING, "reconnecting", error)
+                    self._record.move(TunnelState.RECONNECTING, "reconnecting", error)
             if self._lazy and not self._front.relay.parked_clients:
-                self._move(TunnelState.IDLE)
+                self._record.move(TunnelState.IDLE)
                 await self._first_client()
             await self._redial()
 
@@ -264,7 +201,7 @@ class Tunnel:
         """The reason, once the link is gone; a degraded tunnel tries meanwhile to be whole again."""
         # shielded: the future belongs to all tunnels on this link
         lost = asyncio.shield(link.lost)
-        while self._state is TunnelState.DEGRADED:
+        while self._record.state is TunnelState.DEGRADED:
             done, _ = await asyncio.wait([lost], timeout=MEND_INTERVAL)
             if done:
                 break
@@ -273,47 +210,85 @@ class Tunnel:
 
     async def _first_client(self) -> None:
         """A lazy tunnel dials when somebody comes."""
-        self._wake.clear()
         while not self._front.relay.parked_clients and not self._again.is_set():
-            await self._wake.wait()
-            self._wake.clear()
+            await self._pause.until_stirred()
         self._again.clear()
-        self._move(TunnelState.OPENING if not self._opened_at else TunnelState.RECONNECTING)
+        self._record.move(TunnelState.OPENING if not self._record.opened_at else TunnelState.RECONNECTING)
 
     async def _open(self) -> None:
         """Bind, dial, check: from opening to ready (idle where it is lazy)."""
         options = self.request.options
-        self._move(TunnelState.OPENING)
+        self._record.move(TunnelState.OPENING)
+        async with self._deadline():
+            await self._front.bind()
+            if options.socks_user:
+                secret = await self._ask_socks_password()
+                self._credentials = (options.socks_user, secret)
+            if self.request.reopen or self._lazy:
+                # The port first: clients of the tunnel that was may already be knocking.
+                await self._front.serve()
+                if self.request.reopen:
+                    self._record.move(TunnelState.RECONNECTING, "reconnecting")
+                return
+        failures = 0
+        while True:
+            try:
+                async with self._deadline():
+                    link = await self._dial()
+                    if not options.no_check:
+                        await self._check_far(link)
+                    await self._front.serve()
+                    await self._front.attach(link)
+                break
+            except ForwardError as error:
+                failures += 1
+                if not options.retry_initial or isinstance(error, FINAL) or failures > self._most_failures():
+                    raise
+                self._release()
+                await self._wait_to_retry(error)
+        self._record.move(TunnelState.READY, "ready")
+
+    @contextlib.asynccontextmanager
+    async def _deadline(self) -> AsyncIterator[None]:
+        """What a caller waits for, within `timeout` seconds. Raises DeadlineError, which names the step."""
+        options, opening = self.request.options, self._record.opening
         try:
             async with asyncio.timeout(options.timeout) as deadline:
-                self._opening.limit(deadline)
-                await self._front.bind()
-                if options.socks_user:
-                    secret = await self._ask_socks_password()
-                    self._credentials = (options.socks_user, secret)
-                if self.request.reopen or self._lazy:
-                    # The port first: clients of the tunnel that was may already be knocking.
-                    await self._front.serve()
-                    if self.request.reopen:
-                        self._move(TunnelState.RECONNECTING, "reconnecting")
-                    return
-                link = await self._dial()
-                if not options.no_check:
-                    await self._check_far(link)
-                await self._front.serve()
-                await self._front.attach(link)
+                opening.limit(deadline)
+                yield
         except TimeoutError:
-            step = self._opening.current or next((step.name for step in reversed(self._opening.steps)), "start")
+            step = opening.failed or "start"
             raise DeadlineError(
-                f"no answer within {options.timeout:g} s, in the step {step}",
+                f"no answer within {options.timeout:g} s, in the step {step}{opening.waited_for}",
                 hop=self.request.target.host,
                 hint="--timeout S allows more time",
             ) from None
-        self._ready("ready")
+
+    async def _wait_to_retry(self, error: ForwardError) -> None:
+        """The pause of --retry-initial. A word now and then tells the caller that the engine is not stuck."""
+        delay = self.request.options.retry_delay
+        self._record.failed(error, "error")
+        logger.info("%s: %s; again in %g s", self.name, error, delay)
+        loop = asyncio.get_running_loop()
+        end = loop.time() + delay
+        self._record.opening.restart()
+        with self._record.opening.step(f"{error.code}, again in {delay:g} s"):
+            while (left := end - loop.time()) > 0 and not self._again.is_set():
+                try:
+                    async with asyncio.timeout(min(left, WORD)):
+                        await self._again.wait()
+                except TimeoutError:
+                    self._record.tell(again=True)
+        self._again.clear()
+        self._record.opening.restart()
+
+    def _most_failures(self) -> float:
+        most = self.request.options.max_retries
+        return float("inf") if most is None else most
 
     async def _ask_socks_password(self) -> str:
         try:
-            return await self._opening.ask(
+            return await self._record.opening.ask(
                 "socks-password", source=self.request.options.socks_password, prompt="Password for the SOCKS proxy: "
             )
         except Unanswered as error:
@@ -322,30 +297,33 @@ class Tunnel:
             ) from error
 
     async def _dial(self) -> Link:
-        lease = await self._house.pool.acquire(self._key, self._dialler, self._opening)
+        pool, opening = self._house.pool, self._record.opening
+        lease = await pool.acquire(self._key, self._dialler, opening)
         if self.request.forward.kind is Kind.REMOTE and not lease.link.listens:
             # A ridden master: this forward takes a connection of ours.
             lease.release()
-            lease = await self._house.pool.acquire(*self._house.route(self.request, own=True), self._opening)
+            lease = await pool.acquire(*self._house.route(self.request, own=True), opening)
         self._lease = lease
-        self._route = self._lease.link.route
-        self._remark = self._lease.link.remark
-        return self._lease.link
+        self._record.linked(lease.link)
+        return lease.link
 
     async def _check_far(self, link: Link) -> None:
         if self.request.forward.kind is not Kind.LOCAL:
             return
-        scheme = self.request.scheme or scheme_for_port(self._connect.port or 0)
-        async with Probe(self._connect, scheme) as probe:
-            with self._opening.step("target"):
+        opening = self._record.opening
+        async with Probe(self._connect, self._scheme()) as probe:
+            with opening.step("target"):
                 await probe.open(link)
             if not probe.scheme:
                 return
-            with self._opening.step(probe.scheme):
+            with opening.step(probe.scheme):
                 outcome = await probe.hello()
-            self._opening.remark(outcome)
+            opening.remark(outcome)
             if outcome != "ok":
-                self._notes.append(f"{self._connect} {outcome}")
+                self._record.notes.append(f"{self._connect} {outcome}")
+
+    def _scheme(self) -> str:
+        return self.request.scheme or scheme_for_port(self._connect.port or 0)
 
     async def _attach(self, link: Link, event: str) -> None:
         """Have the front work over this link; degraded, with the reason, where it cannot (yet)."""
@@ -354,69 +332,53 @@ class Tunnel:
         except LostError:
             return  # `link.lost` is on its way
         except ForwardError as error:
-            self._move(TunnelState.DEGRADED, "degraded" if self._state is not TunnelState.DEGRADED else "", error)
+            degraded = self._record.state is TunnelState.DEGRADED
+            self._record.move(TunnelState.DEGRADED, "" if degraded else "degraded", error)
         else:
-            self._ready(event)
-
-    def _ready(self, event: str) -> None:
-        if not self._opened_at:
-            self._opened_at = time.time()
-        self._move(TunnelState.READY, event)
+            self._record.move(TunnelState.READY, event)
 
     async def _redial(self) -> None:
         """Dial until there is a link again: from reconnecting (or waiting, failed) to ready."""
-        delay = FIRST_DELAY
+        delay, failures = FIRST, 0
         while True:
-            self._opening = CallOpening(0, self._house.asker, self._tell)
+            self._record.begin()
             try:
-                async with asyncio.timeout(self.request.options.timeout):
+                async with self._deadline():
                     link = await self._dial()
-            except TimeoutError:
-                error: ForwardError = DeadlineError(
-                    f"no answer within {self.request.options.timeout:g} s", hop=self.request.target.host
-                )
-            except FINAL as final:
-                person = isinstance(final.__cause__, Unanswered) and final.__cause__.person
-                self._front.relay.refuse(final)
-                self._move(TunnelState.WAITING if person else TunnelState.FAILED, "error", final)
-                await self._again.wait()
+            except ForwardError as error:
+                failures += 1
+                if isinstance(error, FINAL) or failures > self._most_failures():
+                    await self._give_up(error)
+                    delay, failures = FIRST, 0
+                    continue
+                self._record.failed(error)
+                logger.info("%s: %s; again in about %.1f s", self.name, error, delay)
+                await self._pause.between(delay)
                 self._again.clear()
-                self._front.relay.park()
-                self._move(TunnelState.RECONNECTING, "reconnecting")
-                continue
-            except ForwardError as caught:
-                error = caught
+                delay = min(delay * 2, LONGEST)
             else:
                 self._front.relay.park()
-                await self._attach(link, "reconnected" if self._opened_at else "ready")
+                await self._attach(link, "reconnected" if self._record.opened_at else "ready")
                 return
-            self._error = Fault.of(error)
-            self._tell()
-            logger.info("%s: %s; again in about %.1f s", self.name, error, delay)
-            await self._pause(delay)
-            delay = min(delay * 2, LONGEST_DELAY)
 
-    async def _pause(self, delay: float) -> None:
-        """Wait before the next try: `delay` with jitter, a quarter of a second while a client waits."""
-        loop = asyncio.get_running_loop()
-        start = loop.time()
-        end = start + delay * random.uniform(0.7, 1.0)
-        while loop.time() < end and not self._again.is_set():
-            self._wake.clear()
-            if self._front.relay.parked_clients:
-                end = min(end, start + EAGER_DELAY)
-            try:
-                async with asyncio.timeout(max(0.0, end - loop.time())):
-                    await self._wake.wait()
-            except TimeoutError:
-                break
+    async def _give_up(self, error: ForwardError) -> None:
+        """Another try will not mend it: refuse clients, with the port held, until somebody asks for one."""
+        person = isinstance(error.__cause__, Unanswered) and error.__cause__.person
+        self._front.relay.refuse(error)
+        self._record.move(TunnelState.WAITING if person else TunnelState.FAILED, "error", error)
+        await self._again.wait()
         self._again.clear()
+        self._front.relay.park()
+        self._record.move(TunnelState.RECONNECTING, "reconnecting")
 
-    async def _undo(self) -> None:
-        """Give back what an opening that failed had taken."""
+    def _release(self) -> None:
         if self._lease is not None:
             self._lease.release()
             self._lease = None
+
+    async def _undo(self) -> None:
+        """Give back what an opening that failed had taken."""
+        self._release()
         await self._front.unbind()
 
     # ---- requests ----
@@ -433,17 +395,15 @@ class Tunnel:
             self._ticker.cancel()
         await asyncio.wait([self._supervisor])
         if self._front.bound is not None:
-            self._move(TunnelState.CLOSING)
+            self._record.move(TunnelState.CLOSING)
         await self._front.unbind()
         await self._front.relay.close(grace)
-        if self._lease is not None:
-            self._lease.release()
-            self._lease = None
+        self._release()
         self._keep.release()
         if not self.opened.done():
             self.opened.set_exception(ClosedError("the tunnel was closed while it opened"))
             self.opened.exception()
-        self._move(TunnelState.CLOSED, "close")
+        self._record.move(TunnelState.CLOSED, "close")
 
     async def reconnect(self) -> None:
         """Drop the link and dial again, also from waiting and failed; the port stays.
@@ -451,7 +411,7 @@ class Tunnel:
         Returns when the link is gone, not when there is another.
         """
         self._again.set()
-        self._wake.set()
+        self._pause.hurry()
         if self._lease is not None:
             link = self._lease.link
             link.abort()
@@ -460,29 +420,15 @@ class Tunnel:
         await asyncio.sleep(0)
         await asyncio.sleep(0)
 
+    def hurry(self) -> None:
+        """The machine woke up, or its network changed: a try that waits comes at once. A login that waits for a person
+        still does."""
+        self._pause.hurry()
+
     async def check(self) -> Health:
         """Look at each stage: listener, link, target, and the protocol's hello where the scheme is known."""
-        stages = [Stage("listener", 0.0 if self._front.bound is not None else None)]
-        if self._lease is None:
-            return Health(False, (*stages, Stage("link", None, self._state)), self._error)
-        link = self._lease.link
-        try:
-            async with asyncio.timeout(self.request.options.timeout):
-                stages.append(Stage("link", round(await link.round_trip() * 1000, 3)))
-                if self.request.forward.kind is not Kind.LOCAL:
-                    return Health(self._state is TunnelState.READY, tuple(stages), self._error)
-                scheme = self.request.scheme or scheme_for_port(self._connect.port or 0)
-                async with Probe(self._connect, scheme) as probe:
-                    start = time.monotonic()
-                    await probe.open(link)
-                    stages.append(Stage("target", round((time.monotonic() - start) * 1000, 3)))
-                    if probe.scheme:
-                        start = time.monotonic()
-                        outcome = await probe.hello()
-                        stages.append(Stage(probe.scheme, round((time.monotonic() - start) * 1000, 3), outcome))
-        except TimeoutError:
-            error: ForwardError = DeadlineError("the health check took too long", hop=self.request.target.host)
-            return Health(False, tuple(stages), Fault.of(error))
-        except ForwardError as caught:
-            return Health(False, tuple(stages), Fault.of(caught))
-        return Health(all(stage.outcome == "ok" for stage in stages), tuple(stages))
+        link = self._lease.link if self._lease is not None else None
+        connect = self._connect if self.request.forward.kind is Kind.LOCAL else None
+        return await examine(
+            link, connect, self._scheme(), self._record.snapshot(), timeout=self.request.options.timeout
+        )

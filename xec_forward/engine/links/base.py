@@ -87,12 +87,14 @@ class Link(ABC):
         remark: what the user should know about it, or "".
         listens: whether its target can listen for us (`listen`).
         in_use: somebody outside the pool uses it too, and it is not to be closed yet.
+        settle: where channels open before the far end was reached: seconds in which one that was refused is lost.
     """
 
     persist: float = 0.0
     remark: str = ""
     listens: bool = True
     in_use: bool = False
+    settle: float = 0.0
     half_close: HalfClose
     route: tuple[str, ...]
     lost: asyncio.Future[ForwardError]
@@ -138,8 +140,16 @@ class Link(ABC):
         """End in order, within a second or two; idempotent."""
 
     @abstractmethod
-    def abort(self) -> None:
-        """End now, without waiting for the peer; idempotent."""
+    def abort(self, reason: ForwardError | None = None) -> None:
+        """End now, without waiting for the peer; idempotent.
+
+        Args:
+            reason: what `lost` is to say; ClosedError where it is left out.
+        """
+
+    def behind(self, connect: Endpoint) -> str:
+        """What stands behind a far end at the moment, where that is not its own name (a pod of a service); or ""."""
+        return ""
 
 
 class Opening(Protocol):
@@ -147,6 +157,9 @@ class Opening(Protocol):
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Time a part of the opening; shown live, and on the card."""
+
+    def wait_for(self, what: str) -> None:
+        """Say what the step in progress waits for: shown live, and in the error where the time runs out."""
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         """Have a SOURCE resolved (`source`), or a question put to a person (`prompt`).

@@ -199,9 +199,9 @@ class CommandLink(Link):
         self.abort()
         await self.program.wait_gone()
 
-    def abort(self) -> None:
+    def abort(self, reason: ForwardError | None = None) -> None:
         """See Link. The process group has a second between SIGTERM and SIGKILL; nobody waits for it."""
-        self._lose(ClosedError("the link was closed"))
+        self._lose(reason or ClosedError("the link was closed"))
         self.program.end()
 
     def _check(self) -> None:

@@ -160,6 +160,10 @@ class _Flight:
             for waiter in self.waiters:
                 waiter.exit(name, error)
 
+    def wait_for(self, what: str) -> None:
+        for waiter in self.waiters:
+            waiter.opening.wait_for(what)
+
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         asked: set[_Waiter] = set()
         refusal = Unanswered("nobody waits for the answer any more", person=True)
@@ -239,6 +243,11 @@ class Pool:
         """What earlier dials of `key` learned. For the dial itself; a fresh one where the key is not wanted."""
         entry = self._entries.get(key)
         return entry.memory if entry is not None else Memory()
+
+    @property
+    def links(self) -> list[Link]:
+        """The links that live."""
+        return [shared.link for shared in self._links if not shared.link.lost.done()]
 
     async def close(self) -> None:
         """End every dial and every link, within 2 seconds; idempotent. Later calls of `acquire` fail."""

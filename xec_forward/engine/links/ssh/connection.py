@@ -144,6 +144,7 @@ class _PatientOpening:
         self._opening = opening
         self._clock = clock
         self.step = opening.step
+        self.wait_for = opening.wait_for
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         self._clock.stop()

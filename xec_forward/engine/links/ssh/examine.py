@@ -121,6 +121,8 @@ class _Silent:
     def step(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
+    def wait_for(self, what: str) -> None: ...
+
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         if not source:
             raise Unanswered("the doctor asks nobody", person=True)

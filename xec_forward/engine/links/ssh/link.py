@@ -163,13 +163,13 @@ class SshLink(Link):
         finally:
             self.abort()
 
-    def abort(self) -> None:
+    def abort(self, reason: ForwardError | None = None) -> None:
         """See Link."""
         self._closing = True
+        if not self.lost.done():
+            self.lost.set_result(reason or ClosedError("the link was closed", hop=self.host))
         if self._connection is not None:
             self._connection.abort()
-        if not self.lost.done():
-            self.lost.set_result(ClosedError("the link was closed", hop=self.host))
         parent, self._parent = self._parent, None
         if parent is not None:
             parent.release()
@@ -216,6 +216,8 @@ class SshLink(Link):
         return packets.open_channels(self._connection) if self._connection is not None else 0
 
     def _why_lost(self, error: Exception | None) -> ForwardError:
+        if self.lost.done():
+            return self.lost.result()
         if self._closing:
             return ClosedError("the link was closed", hop=self.host)
         return failures.loss(error, self.host)

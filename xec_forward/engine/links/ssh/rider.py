@@ -216,10 +216,10 @@ class MasterLink(Link):
                     await self._line.request(mux.AliveCheck)  # answered when they are done
         self.abort()
 
-    def abort(self) -> None:
+    def abort(self, reason: ForwardError | None = None) -> None:
         """See Link. The master lives on."""
         self._closing = True
-        self._lose(ClosedError("the link was closed", hop=self.host))
+        self._lose(reason or ClosedError("the link was closed", hop=self.host))
 
     # ---- the master ----
 
