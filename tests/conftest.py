@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from tests.peers.postgres import missing as postgres_missing
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
+
+if TYPE_CHECKING:
+    from xec_forward.demo.cluster import Cluster
 
 
 @pytest.hookimpl(wrapper=True)
@@ -54,6 +58,15 @@ def postgres() -> Iterator[Postgres]:
     if missing := postgres_missing():
         pytest.skip(missing)
     with postgres_server(tcp=True) as running:
+        yield running
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A Kubernetes API server without any pod yet, with a kubeconfig of its own."""
+    from xec_forward.demo.cluster import Cluster  # aiohttp takes a moment, and most tests need none of it
+
+    with Cluster() as running:
         yield running
 
 

@@ -19,6 +19,9 @@ from types import TracebackType
 _RTMGRP_IPV4_IFADDR = 0x10
 _RTMGRP_IPV6_IFADDR = 0x100
 _RTM_NEWADDR, _RTM_DELADDR = 20, 21
+# linux/netlink.h, linux/if_addr.h: the sizes of nlmsghdr and ifaddrmsg, and the attribute that is the address.
+_HEADER, _IFADDRMSG = 16, 8
+_IFA_ADDRESS = 1
 # How often the outer address is looked at where the system does not tell, seconds.
 LOOK = 5.0
 # For documentation (RFC 5737), so nobody is there.
@@ -33,6 +36,7 @@ class Addresses:
         self._socket: socket.socket | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._outer = ""
+        self._known: set[tuple[int, bytes]] = set()
 
     def __enter__(self) -> Addresses:
         if sys.platform == "linux":
@@ -73,12 +77,25 @@ class Addresses:
             self._changed()
             return
         # netlink(7): messages one after another, each with its length and type first, aligned to 4 bytes.
-        while len(data) >= 16:
+        changed = False
+        while len(data) >= _HEADER:
             length, kind = struct.unpack_from("=IH", data)
             if kind in (_RTM_NEWADDR, _RTM_DELADDR):
-                self._changed()
-                return
+                changed = self._differs(kind, data[_HEADER:length]) or changed
             data = data[(length + 3 & ~3) or len(data) :]
+        if changed:
+            self._changed()
+
+    def _differs(self, kind: int, body: bytes) -> bool:
+        """Whether this says something new: a router's advertisements announce the same address again and again."""
+        address = _address_of(body)
+        if kind == _RTM_DELADDR:
+            self._known.discard(address)
+        elif address in self._known:
+            return False
+        else:
+            self._known.add(address)
+        return True
 
     def _look_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(LOOK, self._look)
@@ -89,6 +106,20 @@ class Addresses:
             self._outer = outer
             self._changed()
         self._look_later()
+
+
+def _address_of(body: bytes) -> tuple[int, bytes]:
+    """The interface's index and the address that an ifaddrmsg with its attributes (rtnetlink(7)) is about."""
+    if len(body) < _IFADDRMSG:
+        return 0, b""
+    (index,) = struct.unpack_from("=I", body, 4)
+    attributes = body[_IFADDRMSG:]
+    while len(attributes) >= 4:
+        length, kind = struct.unpack_from("=HH", attributes)
+        if kind == _IFA_ADDRESS:
+            return index, attributes[4:length]
+        attributes = attributes[(length + 3 & ~3) or len(attributes) :]
+    return index, b""
 
 
 def _outer_address() -> str:

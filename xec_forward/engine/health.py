@@ -75,11 +75,11 @@ class Probe:
     async def open(self, link: Link) -> None:
         """Open the channel. Raises what `Link.open_channel` raises.
 
-        Where a link opens channels before the far end was reached, a refusal is waited for; a service that speaks
-        first ends the wait.
+        Where a link opens channels before the far end was reached, and no hello is to follow that would tell, a refusal
+        is waited for; a service that speaks first ends the wait.
         """
         self._channel = await link.open_channel(self._connect, self)
-        if link.settle:
+        if link.settle and not self.scheme:
             await asyncio.wait([self._settled], timeout=link.settle)
             if self._settled.done() and (error := self._settled.result()) is not None:
                 raise error

@@ -164,7 +164,8 @@ async def _addresses(host: str, *, wide: bool) -> list[tuple[int, str]]:
         try:
             answers = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except socket.gaierror:
-            raise NameNotFoundError("the local interface does not resolve", hop=host) from None
+            hint = "Leave the interface out for 127.0.0.1"
+            raise NameNotFoundError("the local interface does not resolve", hop=host, hint=hint) from None
         found = list(dict.fromkeys((int(family), str(address[0])) for family, _, _, _, address in answers))
     if not wide:
         for _, address in found:
@@ -202,7 +203,8 @@ def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
                 hint=f"Choose a port above 1023, such as {port + 8000 if port < 1024 else port + 1}",
             ) from None
         if error.errno == errno.EADDRNOTAVAIL:
-            raise ConfigError("not an address of this machine", hop=hop) from None
+            hint = "Leave the interface out for 127.0.0.1"
+            raise ConfigError("not an address of this machine", hop=hop, hint=hint) from None
         raise ConfigError(f"cannot listen: {error.strerror}", hop=hop) from None
     return Listener(sockets, addresses[0][1], port)
 
@@ -230,6 +232,9 @@ def _bind_unix(path: str) -> Listener:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError("taken", hop=path, hint="Remove the file, or choose another path") from None
         if error.errno in (errno.EACCES, errno.EPERM):
-            raise BindPermissionError("this account may not make a socket there", hop=path) from None
-        raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path) from None
+            raise BindPermissionError(
+                "this account may not make a socket there", hop=path, hint="Choose a path in a folder of your own"
+            ) from None
+        hint = "Choose another path"
+        raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path, hint=hint) from None
     return Listener([sock], "", 0, path)

@@ -9,8 +9,8 @@ from dataclasses import replace
 from functools import partial
 
 from ..errors import ClosedError
-from ..model import Changed, Health, Open, Outlook, Snapshot
-from ..options import ClusterTarget, SshTarget
+from ..model import Changed, Health, Open, Outlook, ReadSecret, Snapshot
+from ..options import SshTarget
 from ..spec import Resource
 from .links import command, ssh
 from .links.base import Dial
@@ -18,7 +18,7 @@ from .links.pool import Pool
 from .listener import Binder
 from .monitor import Monitor
 from .neighbours import Neighbours
-from .opening import Asker
+from .opening import Asker, CallOpening
 from .tunnel import House, Tunnel
 
 
@@ -74,11 +74,12 @@ class Manager:
         """What the configuration says about a target; nothing is dialled."""
         return await asyncio.to_thread(ssh.look, target)
 
-    async def secret(self, cluster: ClusterTarget, name: str, key: str) -> str:
+    async def secret(self, request: ReadSecret) -> str:
         """One entry of a Kubernetes Secret."""
         from .links import kubernetes
 
-        return await kubernetes.secret(cluster, name, key, pool=self._pool)
+        opening = CallOpening(request.call, self._house.asker, lambda: None)
+        return await kubernetes.secret(request.cluster, request.name, request.key, opening=opening, pool=self._pool)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All tunnels, in the order of their opening."""
@@ -113,11 +114,13 @@ class Manager:
             limit = min(command.LISTEN_DEADLINE, request.options.timeout * 0.85)
             return command.identity(text), partial(command.dial, text, timeout=limit)
         if request.cluster is not None:
-            resource = Resource.of(request.forward.connect.host if request.forward.connect is not None else "")
+            assert request.forward.connect is not None
+            connect = request.forward.connect
+            resource = Resource.of(connect.host)
             # Imported when the first cluster is wanted: 0.6 s that no SSH tunnel needs.
             from .links import kubernetes
 
-            dial = partial(kubernetes.dial, request.cluster, resource, pool=self._pool)
+            dial = partial(kubernetes.dial, request.cluster, resource, connect, pool=self._pool)
             return kubernetes.identity(request.cluster, resource), dial
         assert request.ssh is not None
         target = replace(request.ssh, control_master="no") if own else request.ssh

@@ -114,5 +114,7 @@ async def _answers(link: Link, patience: float) -> bool:
     except TimeoutError:
         return link.lost.done()
     except ForwardError as error:
-        return link.lost.done() or not isinstance(error, LostError | TimeoutError)
+        return link.lost.done() or not isinstance(error, LostError)
+    except Exception:
+        logger.exception("a link could not be asked for a sign of life")  # a fault of ours is no sign of death
     return True

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
+from ..errors import DeadlineError
 from ..model import Step
 
 # call, kind, source, prompt, echo -> the answer; raises links.base.Unanswered
@@ -27,7 +28,7 @@ class CallOpening:
         self.call = call
         self.steps: list[Step] = []
         self.step_since = 0.0
-        self.waiting = ""
+        self.waiting = self.waiting_hint = ""
         self._asker = asker
         self._changed = changed
         self._deadline: asyncio.Timeout | None = None
@@ -45,18 +46,21 @@ class CallOpening:
     def restart(self) -> None:
         """Another try begins: its steps are the ones to show."""
         self.steps.clear()
-        self.waiting = ""
+        self.waiting = self.waiting_hint = ""
 
-    def wait_for(self, what: str) -> None:
-        """Say what the step in progress waits for."""
+    def wait_for(self, what: str, hint: str = "") -> None:
+        """See links.base.Opening."""
         if what != self.waiting:
-            self.waiting = what
+            self.waiting, self.waiting_hint = what, hint
             self._changed()
 
-    @property
-    def waited_for(self) -> str:
-        """The same in an error's text: `; pod/web-1 is Pending`, or ""."""
-        return f"; {self.waiting}" if self.waiting else ""
+    def late(self, seconds: float, hop: str) -> DeadlineError:
+        """The error of an opening that took too long: what it waited for, else the step it was in."""
+        if self.waiting:
+            return DeadlineError(f"not ready within {seconds:g} s: {self.waiting}", hop=hop, hint=self.waiting_hint)
+        hint = "--timeout S allows more time"
+        step = self.failed or "start"
+        return DeadlineError(f"no answer within {seconds:g} s, in the step {step}", hop=hop, hint=hint)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

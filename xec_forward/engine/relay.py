@@ -14,9 +14,10 @@ from typing import Any
 from ..errors import ClosedError, DeadlineError, ForwardError, LimitError, LostError, NameNotFoundError, RefusedError
 from ..model import Counters
 from ..spec import Endpoint
+from .far import Far
 from .guard import OPEN_TO_ALL, Guard
 from .links.base import Channel, ChannelProtocol, HalfClose, Link
-from .splice import Client, Far, Handshake, Phase
+from .splice import Client, Handshake, Phase
 
 # How often a parked client's socket is looked at; a paused transport notices no departure (uvloop, asyncio).
 DEPARTURE_CHECK = 1.0

@@ -161,7 +161,7 @@ class Server(asyncio.Protocol):
             case Examine():
                 return Done(request.call, examination=await self._examine(request))
             case ReadSecret():
-                return Revealed(request.call, await manager.secret(request.cluster, request.name, request.key))
+                return Revealed(request.call, await manager.secret(request))
             case Describe():
                 return Done(request.call, manager.snapshots())
 

@@ -32,7 +32,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import DeadlineError, ForwardError, LostError, ProhibitedError
 from ..spec import Endpoint
-from .links.base import Channel, HalfClose, Link
+from .far import Far
+from .links.base import Link
 from .sock_diag import query
 
 if TYPE_CHECKING:
@@ -306,7 +307,8 @@ class Client(asyncio.Protocol):
         if self.phase is not Phase.SPLICED or self._far is None:
             return
         if self.gone_for_good():
-            self._far.channel.write_eof()
+            self._far.leave()
+            self.finish()
             return
         self._leaving = asyncio.get_running_loop().call_later(DEPARTURE_CHECK, self.pass_end_when_gone)
 
@@ -424,64 +426,3 @@ class Client(asyncio.Protocol):
     def _count_up(self, size: int) -> None:
         self._relay.bytes_up += size
         self._moved = asyncio.get_running_loop().time()
-
-
-class Far:
-    """The channel's side of a client: implements links.base.ChannelProtocol."""
-
-    channel: Channel
-
-    def __init__(self, client: Client, half_close: HalfClose) -> None:
-        self.client = client
-        self._half_close = half_close
-        self._ended = False
-        self._lost = False
-        self.answered = False
-        self.paused = False
-
-    def data_received(self, data: bytes) -> None:
-        self.answered = True
-        self.client.deliver(data)
-
-    def eof_received(self) -> None:
-        self._ended = True
-        if self._half_close is not HalfClose.NOW and self.client.near_eof:
-            self.channel.write_eof()
-        self.client.far_ended()
-
-    def pause_writing(self) -> None:
-        self.paused = True
-        self.client.pause_reading()
-
-    def resume_writing(self) -> None:
-        self.paused = False
-        self.client.resume_reading()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        self._lost = True
-        if error is None:
-            self.client.finish()
-        else:
-            if not self.answered and isinstance(error, ForwardError) and not isinstance(error, LostError):
-                self.client.not_served(error)
-            self.client.reset(
-                error if isinstance(error, ForwardError) else LostError(str(error) or "the link was lost")
-            )
-
-    def near_ended(self) -> None:
-        """The client half-closed its side."""
-        if self._half_close is HalfClose.NOW or (self._ended and self._half_close is HalfClose.DEFERRED):
-            self.channel.write_eof()
-        elif self._half_close is HalfClose.DEFERRED:
-            self.client.pass_end_when_gone()
-        if self._ended:
-            self.client.finish()
-
-    def near_lost(self) -> None:
-        """The client's transport is gone."""
-        if self._lost:
-            return
-        if self._ended and self.client.near_eof:
-            self.channel.close()
-        else:
-            self.channel.abort()

@@ -19,7 +19,6 @@ from ..errors import (
     AuthenticationError,
     ClosedError,
     ConfigError,
-    DeadlineError,
     EngineError,
     ForwardError,
     HostKeyError,
@@ -172,6 +171,7 @@ class Tunnel:
             return
         if not self.opened.done():
             self.opened.set_result(None)
+        self._again.clear()
         self._front.relay.last_client = time.time()  # --idle counts from here
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
@@ -257,12 +257,8 @@ class Tunnel:
                 opening.limit(deadline)
                 yield
         except TimeoutError:
-            step = opening.failed or "start"
-            raise DeadlineError(
-                f"no answer within {options.timeout:g} s, in the step {step}{opening.waited_for}",
-                hop=self.request.target.host,
-                hint="--timeout S allows more time",
-            ) from None
+            hop = str(self._connect) if opening.waiting else self.request.target.host
+            raise opening.late(options.timeout, hop) from None
 
     async def _wait_to_retry(self, error: ForwardError) -> None:
         """The pause of --retry-initial. A word now and then tells the caller that the engine is not stuck."""
@@ -424,6 +420,8 @@ class Tunnel:
         """The machine woke up, or its network changed: a try that waits comes at once. A login that waits for a person
         still does."""
         self._pause.hurry()
+        if not self.opened.done():
+            self._again.set()
 
     async def check(self) -> Health:
         """Look at each stage: listener, link, target, and the protocol's hello where the scheme is known."""

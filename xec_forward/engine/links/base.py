@@ -158,8 +158,8 @@ class Opening(Protocol):
     def step(self, name: str) -> AbstractContextManager[None]:
         """Time a part of the opening; shown live, and on the card."""
 
-    def wait_for(self, what: str) -> None:
-        """Say what the step in progress waits for: shown live, and in the error where the time runs out."""
+    def wait_for(self, what: str, hint: str = "") -> None:
+        """Say what the step in progress waits for: shown live, and the error's text and hint where time runs out."""
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         """Have a SOURCE resolved (`source`), or a question put to a person (`prompt`).

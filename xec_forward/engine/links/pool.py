@@ -160,9 +160,9 @@ class _Flight:
             for waiter in self.waiters:
                 waiter.exit(name, error)
 
-    def wait_for(self, what: str) -> None:
+    def wait_for(self, what: str, hint: str = "") -> None:
         for waiter in self.waiters:
-            waiter.opening.wait_for(what)
+            waiter.opening.wait_for(what, hint)
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         asked: set[_Waiter] = set()

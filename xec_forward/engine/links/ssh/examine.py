@@ -121,7 +121,7 @@ class _Silent:
     def step(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
-    def wait_for(self, what: str) -> None: ...
+    def wait_for(self, what: str, hint: str = "") -> None: ...
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         if not source:

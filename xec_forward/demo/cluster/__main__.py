@@ -1,0 +1,58 @@
+"""A cluster in a process of its own: `python -m xec_forward.demo.cluster`, as a `lifeline.ServiceProcess` starts it.
+
+For the demo, and where speed is measured: nothing is shared with the caller, not even the interpreter's lock.
+
+Configuration: `folder`, where the kubeconfig goes; `version`; `pods` and `services`, lists of the keyword arguments
+of `Cluster.add_pod` and `add_service`; `workloads`, those of `add_workload`; `secrets`, those of `add_secret` with
+text for values. A pod's `serves` has its ports as text, as JSON wants it: `{"5432": ["127.0.0.1", 40001]}`.
+
+It reports `kubeconfig`, `server` and `pid`, and ends when its stdin does.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..lifeline import released, remove_folder, report, serve
+from .cluster import Cluster
+
+_LONG = 3600.0
+
+
+def fill(cluster: Cluster, config: Mapping[str, Any]) -> None:
+    """Add what a configuration names (see the module's docstring)."""
+    for pod in config.get("pods", ()):
+        cluster.add_pod(**_with_ports(pod))
+    for workload in config.get("workloads", ()):
+        cluster.add_workload(**_with_ports(workload))
+    for service in config.get("services", ()):
+        cluster.add_service(**service)
+    for secret in config.get("secrets", ()):
+        cluster.add_secret(**secret | {"data": {key: text.encode() for key, text in secret["data"].items()}})
+
+
+def _with_ports(options: dict[str, Any]) -> dict[str, Any]:
+    serves = {int(port): (str(host), int(real)) for port, (host, real) in options.get("serves", {}).items()}
+    return {**options, "serves": serves}
+
+
+def main(config: dict[str, Any]) -> None:
+    """Serve until stdin ends."""
+    os.umask(0o077)
+    folder = Path(config["folder"])
+    folder.mkdir(mode=0o700)
+    try:
+        with Cluster(config.get("version", "1.36"), folder) as cluster:
+            fill(cluster, config)
+            report({"kubeconfig": str(cluster.kubeconfig), "server": cluster.server, "pid": os.getpid()})
+            while not released(_LONG):
+                pass
+    finally:
+        remove_folder(folder)
+
+
+if __name__ == "__main__":
+    serve(main)

@@ -1,0 +1,45 @@
+"""The Kubernetes link: port-forwards to pods, through the API server of a cluster. `dial` makes one.
+
+To the API server:
+    cluster        the API server as a link of its own, shared, through SSH hosts where it has any (`approach`)
+    config         the kubeconfig: which context, and what it says of cluster, user and namespace
+    credentials    who we are to the cluster: tokens and certificates, renewed in time; `plugin` runs exec plugins
+    api            requests: get, post, watch, upgrade (`raw`: an upgrade by hand, through a proxy where there is one)
+    failures       what went wrong, in our words
+To a pod:
+    resolve        a ready pod of a resource; `selection`, `objects`, `ports` and `missing` are its parts
+    watch, follow  what changes; whether the chosen pod goes
+    reasons        why there is no pod yet, or none any more
+    link           the link: from pod to pod, its end
+Into the pod:
+    dial           which protocol a server takes; `upgrade` and `websocket` are the pipes
+    warm           the upgrades to one pod, kept warm; `pulse` sees whether they live
+    session        SPDY/3.1 over one upgrade, `stream` one connection on it, `v4` the older protocol
+    endings        how a connection ended
+    attempt        a connection that begins anew where its pod had gone before it took anything
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from ....options import ClusterTarget
+from ..base import Opening
+from ..pool import Pool
+from . import cluster
+from .link import dial, identity
+
+__all__ = ["dial", "identity", "secret"]
+
+
+async def secret(target: ClusterTarget, name: str, key: str, *, opening: Opening, pool: Pool) -> str:
+    """One value of a Kubernetes Secret in the target's namespace, as text.
+
+    Raises:
+        ForwardError: those of the API server's link and of `Api.read_secret`. ConfigError: it is no text.
+    """
+    lease = await pool.acquire(cluster.identity(target), partial(cluster.dial, target, pool=pool), opening)
+    try:
+        return await cluster.read_secret(lease.link, target.namespace, name, key)
+    finally:
+        lease.release()

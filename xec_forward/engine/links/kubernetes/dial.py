@@ -1,0 +1,139 @@
+"""How an upgrade is made: which protocols are asked for, in which order, until a server takes one.
+
+    GET, WebSocket    offers the tunnel and v4.channel, with the port in the query: servers from 1.31 on take the tunnel
+                      (which leads to any port), older ones v4.channel (bound to that port)
+    POST, SPDY/3.1    where a server or something before it takes no WebSocket, or the user may only `create`
+
+What worked is tried first from then on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, TypeVar
+
+from ....errors import ConfigError, ForwardError, LostError, PodGoneError
+from .failures import Answer
+from .upgrade import Kind, Upgrade
+from .websocket import WebSocketUpgrade, accepted, handshake
+
+_NOT_FOUND = 404
+# Answers that no other way of asking changes: who we are, no such pod, too many requests.
+_FINAL = (401, _NOT_FOUND, 429)
+
+
+# Answers of a node that is asked for no port.
+_ALIVE = (400, 403)
+
+U = TypeVar("U", bound=Upgrade)
+
+
+class UpgradeApi(Protocol):
+    """What is needed of the API server; `Api` has it."""
+
+    async def upgrade(
+        self,
+        method: str,
+        path: str,
+        params: Sequence[tuple[str, str]],
+        headers: Mapping[str, str],
+        make: Callable[[Mapping[str, str]], U],
+    ) -> U:
+        """Ask for an upgrade. After a 101 the connection belongs to the protocol that `make` makes from its headers.
+
+        Raises:
+            ForwardError: the server refuses, or does not answer. What `make` raises.
+        """
+
+
+class Dialler:
+    """Makes upgrades to one pod.
+
+    Args:
+        api: the API server.
+        namespace, pod: where to.
+    """
+
+    def __init__(self, api: UpgradeApi, namespace: str, pod: str) -> None:
+        self._api = api
+        self._path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
+        self._pod = pod
+        self._ways = [self._websocket, self._spdy]
+        self._worked = False
+
+    async def __call__(self, port: int) -> Upgrade:
+        """One upgrade, bound to `port` where the server knows no better.
+
+        Raises:
+            PodGoneError: the pod is not there any more. Other ForwardErrors, of the way that was tried first.
+        """
+        refusals: list[ForwardError] = []
+        for way in list(self._ways):
+            try:
+                upgrade = await way(port)
+            except ForwardError as error:
+                refusals.append(error)
+                if not self._worth_another(error):
+                    break
+            else:
+                self._worked = True
+                self._ways.sort(key=lambda each: each != way)
+                return upgrade
+        first = refusals[0]
+        if _status(first) == _NOT_FOUND:
+            raise PodGoneError("the pod has gone", hop=self._pod) from first
+        raise first
+
+    async def reach(self) -> None:
+        """Ask the pod's node for a sign of life, without a connection to the pod. Raises ForwardError."""
+
+        def make(answer: Mapping[str, str]) -> Upgrade:
+            raise self._not_taken()
+
+        try:
+            # Without a port it is refused, by the node.
+            await self._api.upgrade("GET", self._path, [], handshake([Kind.V4.value]), make)
+        except ForwardError as error:
+            if _status(error) not in _ALIVE:
+                raise
+
+    def _worth_another(self, error: ForwardError) -> bool:
+        """Whether the refusal may be of the protocol, or of the verb, and not of the pod or the user."""
+        if (status := _status(error)) is not None:
+            return status not in _FINAL
+        # What is between may answer in the server's place, or cut what it does not know.
+        return isinstance(error, ConfigError | LostError) and not self._worked
+
+    async def _websocket(self, port: int) -> Upgrade:
+        asked = handshake([Kind.TUNNEL.value, Kind.V4.value])
+
+        def make(answer: Mapping[str, str]) -> Upgrade:
+            taken = answer.get("sec-websocket-protocol", "")
+            if not accepted(asked, answer) or taken not in (Kind.TUNNEL.value, Kind.V4.value):
+                raise self._not_taken()
+            return WebSocketUpgrade(Kind(taken), port if taken == Kind.V4.value else 0)
+
+        return await self._api.upgrade("GET", self._path, [("ports", str(port))], asked, make)
+
+    async def _spdy(self, port: int) -> Upgrade:
+        asked = {
+            "Connection": "Upgrade",
+            "Upgrade": Kind.RAW.value,
+            "X-Stream-Protocol-Version": "portforward.k8s.io",
+        }
+
+        def make(answer: Mapping[str, str]) -> Upgrade:
+            if answer.get("upgrade", "").lower() != Kind.RAW.value.lower():
+                raise self._not_taken()
+            return Upgrade(Kind.RAW)
+
+        return await self._api.upgrade("POST", self._path, [], asked, make)
+
+    def _not_taken(self) -> ConfigError:
+        hint = "Something between here and there may answer in its place"
+        return ConfigError("the API server upgrades to no protocol of port-forward", hop=self._pod, hint=hint)
+
+
+def _status(error: ForwardError) -> int | None:
+    """The status of the answer behind an error, if there was one."""
+    return error.__cause__.status if isinstance(error.__cause__, Answer) else None

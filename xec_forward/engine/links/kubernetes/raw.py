@@ -1,0 +1,212 @@
+"""An HTTP/1.1 upgrade by hand (RFC 9110, 7.8): dialled, through a proxy by CONNECT, TLS, one request, one answer.
+
+aiohttp keeps the connections that it makes; this one belongs, after its 101, to the caller's protocol alone, whose
+`connection_made` is called in the same moment: no byte is lost in between, and nobody else holds it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar, cast
+from urllib.parse import unquote
+
+from yarl import URL
+
+from .failures import Answer, NotHttp, ProxyError
+
+P = TypeVar("P", bound=asyncio.Protocol)
+
+# Makes the protocol from the headers (in lower case) of a 101; what it raises is raised to the caller.
+Make = Callable[[Mapping[str, str]], P]
+
+_LARGEST = 64 * 1024  # bytes of a head, and of a refusal's body
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How to reach the API server.
+
+    Attributes:
+        host, port: its own.
+        address: where to connect, to it or to the proxy; another address where something leads there.
+        proxy: the HTTP proxy to ask, or None. Holds its password.
+        tls, server_name: None and "" for plain HTTP.
+    """
+
+    host: str
+    port: int
+    address: tuple[str, int]
+    proxy: URL | None = field(repr=False)
+    tls: ssl.SSLContext | None
+    server_name: str
+
+
+async def upgrade(way: Way, method: str, target: str, headers: Iterable[tuple[str, str]], make: Make[P]) -> P:
+    """Connect, ask for the upgrade that `headers` name, and hand the connection over. Cancelling it leaves nothing.
+
+    Args:
+        target: path and query, encoded.
+        headers: with Host, Connection and Upgrade.
+        make: makes the protocol once the server has answered 101.
+
+    Raises:
+        Answer: the server refused, with its reason. ProxyError: the proxy did, or was not reached.
+        NotHttp: what answers does not speak HTTP.
+        OSError: the connection failed, or TLS (SSLError).
+    """
+    head = _Head()
+    try:
+        await _connect(way, head)
+        successor = await head.ask(method, target, headers, make)
+        assert successor is not None
+        return cast(P, successor)
+    except BaseException:
+        head.abort()
+        raise
+
+
+async def _connect(way: Way, head: _Head) -> None:
+    """Dial, ask the proxy for the way on where there is one, and have TLS with the API server where it has it."""
+    loop = asyncio.get_running_loop()
+    host, port = way.address
+    if way.proxy is None:
+        name = way.server_name if way.tls else None
+        await loop.create_connection(lambda: head, host, port, ssl=way.tls, server_hostname=name)
+        return
+    try:
+        await loop.create_connection(lambda: head, host, port)
+    except OSError as error:
+        raise ProxyError from error
+    target = f"[{way.host}]:{way.port}" if ":" in way.host else f"{way.host}:{way.port}"
+    try:
+        await head.ask("CONNECT", target, [("Host", target), *_proxy_authorization(way.proxy)], None)
+    except Answer as answer:
+        raise ProxyError(answer.status) from None
+    if way.tls is not None:
+        transport = await loop.start_tls(head.transport, head, way.tls, server_hostname=way.server_name)
+        if transport is None:
+            raise ConnectionResetError("the connection ended while TLS began")
+        head.transport = transport
+
+
+def _proxy_authorization(proxy: URL) -> list[tuple[str, str]]:
+    """For the user-info of a proxy's URL (RFC 7617), if it has one."""
+    if proxy.raw_user is None:
+        return []
+    secret = f"{unquote(proxy.raw_user)}:{unquote(proxy.raw_password or '')}"
+    return [("Proxy-Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")]
+
+
+class _Head(asyncio.Protocol):
+    """Sends a request and reads its answer: the head, and the body where it is a refusal.
+
+    Attributes:
+        transport: the connection; set anew once TLS is on it.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(self) -> None:
+        self._connected = False
+        self._lost: Exception | None = None
+        self._received = bytearray()
+        self._make: Make[asyncio.Protocol] | None = None
+        self._answer: asyncio.Future[asyncio.Protocol | None] | None = None
+        self._status = 0
+        self._length = 0
+
+    async def ask(
+        self, method: str, target: str, headers: Iterable[tuple[str, str]], make: Make[asyncio.Protocol] | None
+    ) -> asyncio.Protocol | None:
+        """Send a request without a body; the protocol that has the connection now, None after CONNECT (`make` None).
+
+        Raises:
+            Answer: the server says no. NotHttp, OSError, and what `make` raises.
+        """
+        lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+        self._make = make
+        self._status = 0
+        self._received.clear()
+        self._answer = asyncio.get_running_loop().create_future()
+        if self._lost is not None:
+            raise self._lost
+        self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        return await self._answer
+
+    def abort(self) -> None:
+        """End the connection, if there is one."""
+        if self._connected:
+            self.transport.abort()
+
+    # called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.Transport, transport)
+        self._connected = True
+
+    def data_received(self, data: bytes) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        self._received += data
+        if not self._status:
+            self._read_head()
+        if self._status and not self._answer.done() and len(self._received) >= self._length:
+            self._refused()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = exc or ConnectionResetError("the connection ended before an answer came")
+        if self._status:
+            self._refused()  # its body goes on to the end of the connection
+        else:
+            self._fail(self._lost)
+
+    def _read_head(self) -> None:
+        end = self._received.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._received) > _LARGEST:
+                self._fail(NotHttp())
+            return
+        first, *lines = self._received[:end].decode("latin-1").split("\r\n")
+        del self._received[: end + 4]
+        words = first.split()
+        if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
+            self._fail(NotHttp())
+            return
+        headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        status = int(words[1])
+        if self._make is None and 200 <= status < 300:
+            self._succeed(None)
+        elif self._make is not None and status == 101:
+            self._hand_over(self._make, headers)
+        else:
+            self._status = status
+            length = headers.get("content-length", "")
+            self._length = min(int(length), _LARGEST) if length.isdigit() else _LARGEST
+
+    def _hand_over(self, make: Make[asyncio.Protocol], headers: Mapping[str, str]) -> None:
+        try:
+            successor = make(headers)
+        except Exception as error:
+            self._fail(error)
+            return
+        self.transport.set_protocol(successor)
+        successor.connection_made(self.transport)
+        if self._received:
+            successor.data_received(bytes(self._received))
+        self._succeed(successor)
+
+    def _succeed(self, successor: asyncio.Protocol | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(successor)
+
+    def _refused(self) -> None:
+        self._fail(Answer(self._status, bytes(self._received[:_LARGEST])))
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(error)
+            self._answer.exception()  # whoever asked may have gone
