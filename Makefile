@@ -9,7 +9,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test check format bench clean
+.PHONY: help demo lab test soak check format bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ lab: $(VENV)/.lab ## open the quickstart notebook in JupyterLab, with the same b
 
 test: $(VENV)/.dev ## run every test, notebooks included
 	@exec $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
+
+soak: $(VENV)/.dev ## run the faults in full and show their figures (minutes; root, for network namespaces)
+	@XEC_FORWARD_SOAK=1 exec $(BIN)/python -m pytest -s tests/interop/test_faults*.py $(PYTEST_OPTIONS)
 
 check: $(VENV)/.dev ## ruff (lint and format), mypy --strict
 	$(BIN)/ruff check

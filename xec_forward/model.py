@@ -103,6 +103,7 @@ class Snapshot(Value, frozen=True):
         connect: the far end as the last hop sees it.
         since: when the state was entered (seconds since the epoch); opened: when it first became ready.
         steps: the parts of the last opening; the one that runs has seconds None and `step_since` its start.
+        waiting: what the one that runs waits for (a pod that is not ready), or "".
         notes: what the user should know: another local port than the far one, a flag that was ignored.
         log: the path of the engine's log file.
         serial: a clock of this machine (time.monotonic_ns), to tell the newer of two.
@@ -123,6 +124,7 @@ class Snapshot(Value, frozen=True):
     opened: float = 0.0
     steps: tuple[Step, ...] = ()
     step_since: float = 0.0
+    waiting: str = ""
     counters: Counters = Counters()
     error: Fault | None = None
     notes: tuple[str, ...] = ()

@@ -172,7 +172,7 @@ class TunnelOptions:
         5.0, "seconds between the tries of --retry-initial; 5 unless told", metavar="S", least=0.1, most=3600
     )
     max_retries: int | None = option(
-        None, "give up after this many failed tries, of the first connection or a new one; never unless told", metavar="N"
+        None, "give up after this many further tries, at first or to reconnect; never unless told", metavar="N"
     )
     ttl: float = option(0.0, "close after this time: 90, 90s, 10m, 1h30m; 0 for never", metavar="D")
     idle: float = option(0.0, "close after this time without a client; 0 for never", metavar="D")

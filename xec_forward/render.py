@@ -182,7 +182,8 @@ class Progress(View):
             if step.seconds is not None:
                 parts.append(f"{step.name} {short_seconds(step.seconds)} s")
             else:
-                parts.append(f"{step.name} for {max(0.0, self.now - snapshot.step_since):.0f} s...")
+                what = f" ({snapshot.waiting})" if snapshot.waiting else ""
+                parts.append(f"{step.name}{what} for {max(0.0, self.now - snapshot.step_since):.0f} s...")
         return f"{snapshot.name}  {snapshot.state}  {way(snapshot)}  {', '.join(parts)}".rstrip()
 
     def plain(self) -> str:

@@ -3,35 +3,44 @@
     with Network() as network:
         network.near, network.far       # the two ends' addresses
         network.run("ss", "-ltn")       # a program in there
+        with network.dropping(): ...    # every packet vanishes, both ways
+        network.change_address()        # the machine's end gets another one, as after a change of Wi-Fi
 
 The addresses are of 198.18.0.0/15, which RFC 2544 keeps for tests.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import shutil
 import subprocess
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 
 _DEADLINE = 15.0
 
 
+def _run(*words: str) -> None:
+    subprocess.run(words, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_DEADLINE)
+
+
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_DEADLINE)
+    _run("ip", *words)
 
 
 @functools.cache
 def missing() -> str:
     """The component without which there is no namespace here, or ""."""
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        return "network namespaces (root)"
+    if os.geteuid() != 0 or not shutil.which("ip") or not shutil.which("tc"):
+        return "network namespaces (root, with iproute2)"
     try:
         with Network():
             return ""
     except (OSError, subprocess.SubprocessError):
-        return "network namespaces (root)"
+        return "network namespaces (root, with iproute2)"
 
 
 class Network:
@@ -46,9 +55,10 @@ class Network:
         number = os.getpid() % 16384
         self.name = f"xf-{os.getpid()}"
         self._pair = (f"xfn{os.getpid()}", f"xff{os.getpid()}")
-        block = f"198.{18 + number // 8192}.{number % 8192 // 64}"
-        self.near = f"{block}.{number % 64 * 4 + 1}"
-        self.far = f"{block}.{number % 64 * 4 + 2}"
+        # Eight addresses each: 16384 processes share 198.18.0.0/15.
+        block, first = f"198.{18 + number // 8192}.{number % 8192 // 32}", number % 32 * 8
+        self.near, self._next = f"{block}.{first + 1}", f"{block}.{first + 3}"
+        self.far = f"{block}.{first + 2}"
 
     def run(self, *command: str, input: bytes = b"") -> bytes:
         """What a program in there prints; it ends in order, within 15 s."""
@@ -61,15 +71,39 @@ class Network:
         )
         return done.stdout
 
+    @contextlib.contextmanager
+    def dropping(self) -> Iterator[None]:
+        """Every packet vanishes, both ways, and nobody is told: no reset, no ICMP."""
+        near, far = self._pair
+        # Neighbours that are known for good: an unanswered ARP request would be told to whoever sends.
+        far_hardware = self.run("cat", f"/sys/class/net/{far}/address").decode().strip()
+        near_hardware = Path(f"/sys/class/net/{near}/address").read_text().strip()
+        _ip("neigh", "replace", self.far, "lladdr", far_hardware, "dev", near, "nud", "permanent")
+        known = ("neigh", "replace", self.near, "lladdr", near_hardware, "dev", far, "nud", "permanent")
+        _ip("-n", self.name, *known)
+        _run("tc", "qdisc", "add", "dev", near, "root", "blackhole")
+        _run("tc", "-n", self.name, "qdisc", "add", "dev", far, "root", "blackhole")
+        try:
+            yield
+        finally:
+            _run("tc", "-n", self.name, "qdisc", "del", "dev", far, "root")
+            _run("tc", "qdisc", "del", "dev", near, "root")
+
+    def change_address(self) -> None:
+        """Another address for the machine's end (`near`); the one that connections came from is gone."""
+        _ip("addr", "del", f"{self.near}/29", "dev", self._pair[0])
+        self.near, self._next = self._next, self.near
+        _ip("addr", "add", f"{self.near}/29", "dev", self._pair[0])
+
     def __enter__(self) -> Network:
         near, far = self._pair
         _ip("netns", "add", self.name)
         try:
             _ip("link", "add", near, "type", "veth", "peer", "name", far, "netns", self.name)
-            _ip("addr", "add", f"{self.near}/30", "dev", near)
+            _ip("addr", "add", f"{self.near}/29", "dev", near)
             _ip("link", "set", near, "up")
             for words in (
-                ("addr", "add", f"{self.far}/30", "dev", far),
+                ("addr", "add", f"{self.far}/29", "dev", far),
                 ("link", "set", far, "up"),
                 ("link", "set", "lo", "up"),
             ):

@@ -118,7 +118,7 @@ def _main(folder: str) -> None:
             path = os.path.join(folder, f"{name}.sock")
             unix = socket.socket(socket.AF_UNIX)
             unix.bind(path)
-            unix.listen(64)
+            unix.listen(1024)
             os.chmod(path, 0o666)
             addresses[f"{name}_path"] = path
             threading.Thread(target=_serve, args=(unix, behave), daemon=True).start()

@@ -5,7 +5,7 @@ pointed 0 at /dev/null and 1 and 2 at the log, so that a stray print cannot corr
 
 The engine ends when the pipe does, and when the parent is gone, whatever killed it: a forked worker of the
 kernel may still hold the pipe open, so the parent itself is watched too. It ignores SIGINT: an interrupt is
-meant for the cell. If an orderly end takes too long, it ends all the same.
+meant for the cell. If an orderly end takes too long, it ends all the same. SIGUSR1 has the log tell what it is doing.
 """
 
 from __future__ import annotations
@@ -47,6 +47,11 @@ def _configure_log(path: str) -> None:
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
 
 
+def _tell_tasks() -> None:
+    names = sorted(task.get_name() for task in asyncio.all_tasks())
+    logging.getLogger(__name__).info("%d tasks: %s", len(names), ", ".join(names))
+
+
 async def _serve(descriptor: int, parent: int, log: str) -> None:
     # Imported here: the log is set up first, so that an import that fails leaves its traceback there.
     from .server import Server
@@ -58,6 +63,7 @@ async def _serve(descriptor: int, parent: int, log: str) -> None:
     await loop.create_unix_connection(lambda: server, sock=pipe)
     over = threading.Event()
     loop.add_signal_handler(signal.SIGTERM, server.ended.set)
+    loop.add_signal_handler(signal.SIGUSR1, _tell_tasks)
 
     def guard() -> None:
         _wait_for_parent(parent, over)

@@ -205,7 +205,7 @@ def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
         if error.errno == errno.EADDRNOTAVAIL:
             hint = "Leave the interface out for 127.0.0.1"
             raise ConfigError("not an address of this machine", hop=hop, hint=hint) from None
-        raise ConfigError(f"cannot listen: {error.strerror}", hop=hop) from None
+        raise ConfigError(f"cannot listen: {error.strerror}", hop=hop, hint="Choose another address or port") from None
     return Listener(sockets, addresses[0][1], port)
 
 

@@ -78,6 +78,7 @@ class Record:
             opened=self.opened_at,
             steps=tuple(self.opening.steps),
             step_since=self.opening.step_since,
+            waiting=self.opening.waiting if self.opening.current else "",
             counters=self._front.relay.counters(self.reconnects),
             error=self.error,
             notes=tuple(filter(None, (*self._front.notes, *self.notes, *remarks))),

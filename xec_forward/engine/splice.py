@@ -267,6 +267,7 @@ class Client(asyncio.Protocol):
         assert self._near is not None
         if self._expiry is not None:
             self._expiry.cancel()
+        self._expiry = self._opening = None  # a thousand quiet clients keep a thousand of each else
         self._far = far
         self.phase = Phase.SPLICED
         early, self._early = self._early, []

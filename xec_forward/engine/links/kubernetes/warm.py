@@ -282,14 +282,20 @@ class Warm:
         return wanted
 
     async def _dial_one(self, port: int) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        upgrade = None
+        failure: ForwardError = DeadlineError(f"no answer from the API server in {DIAL_DEADLINE:g} s", hop=self._pod)
         try:
             async with asyncio.timeout(DIAL_DEADLINE):
                 upgrade = await self._dial(port)
-        except TimeoutError:
-            self._dial_failed(DeadlineError(f"no answer from the API server in {DIAL_DEADLINE:g} s", hop=self._pod))
-            return
+        except TimeoutError as error:  # a DeadlineError is one too
+            failure = error if isinstance(error, ForwardError) else failure
         except ForwardError as error:
-            self._dial_failed(error)
+            failure = error
+        self._dials.pop(task)
+        if upgrade is None:
+            self._dial_failed(failure)
             return
         session: Carrier
         if isinstance(upgrade, WebSocketUpgrade) and upgrade.port:
@@ -306,7 +312,7 @@ class Warm:
         self.free(session)
 
     def _dialled(self, task: asyncio.Task[None]) -> None:
-        del self._dials[task]
+        self._dials.pop(task, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._lose(LostError(f"the port-forward failed: {type(error).__name__}", hop=self._pod))
             raise error  # a bug: to the loop's handler, and so to the log
@@ -316,7 +322,7 @@ class Warm:
     def _dial_failed(self, error: ForwardError) -> None:
         for session in [each for each in self._sessions if each.suspect]:
             session.abort(LostError("the API server does not answer", hop=self._pod))
-        if isinstance(error, PodGoneError) or (not self._sessions and len(self._dials) <= 1):
+        if isinstance(error, PodGoneError) or not (self._sessions or self._dials):
             self._lose(error)
         elif not isinstance(error, _PASSING):
             self._fail_waiting(error)

@@ -28,6 +28,7 @@ from ....spec import Endpoint
 from .config import Resolved
 
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
+_AGAIN = "It is dialled again by itself; %forward shows how it goes"
 _RESET = {errno.ECONNRESET, errno.EPIPE, errno.ECONNABORTED}
 # What getaddrinfo says on the far side (gai_strerror of glibc, macOS, the BSDs and musl).
 _NAME_FAILURES = (
@@ -99,8 +100,9 @@ def _system(error: OSError, hop: str, where: str) -> ForwardError:
     if number == errno.ETIMEDOUT:
         return DeadlineError(f"no answer from {where}", hop=hop, hint="Is the network, or the VPN, up?")
     if number in _RESET:
-        return LostError(f"{where} broke the connection", hop=hop)
-    return UnreachableError(f"no connection to {where}: {error}", hop=hop)
+        hint = "Is it an SSH server, and does it accept you? Its log may say why"
+        return LostError(f"{where} broke the connection", hop=hop, hint=hint)
+    return UnreachableError(f"no connection to {where}: {error}", hop=hop, hint="Is the network, or the VPN, up?")
 
 
 def refusal(error: asyncssh.ChannelOpenError, connect: Endpoint, hop: str) -> ForwardError:
@@ -113,9 +115,10 @@ def refusal(error: asyncssh.ChannelOpenError, connect: Endpoint, hop: str) -> Fo
             hint="See AllowTcpForwarding and PermitOpen in its sshd_config, or the key's options there",
         )
     if error.code == asyncssh.OPEN_UNKNOWN_CHANNEL_TYPE:
-        return ProhibitedError(f"it cannot forward to {'a unix socket' if connect.path else far}", hop=hop)
+        what = "a unix socket" if connect.path else far
+        return ProhibitedError(f"it cannot forward to {what}", hop=hop, hint="Its sshd may be too old, or not OpenSSH")
     if error.code == asyncssh.OPEN_RESOURCE_SHORTAGE:
-        return ProhibitedError("it has no room for another channel", hop=hop)
+        return ProhibitedError("it has no room for another channel", hop=hop, hint="Close some clients, or try again")
     if "ssh connection closed" in text:
         return LostError(f"the connection to {hop} was lost", hop=hop)
     if any(words in text for words in _NAME_FAILURES):
@@ -123,7 +126,7 @@ def refusal(error: asyncssh.ChannelOpenError, connect: Endpoint, hop: str) -> Fo
     if "timed out" in text or "timeout" in text:
         return DeadlineError(f"no answer, as seen from {hop}", hop=far, hint="A firewall may be between the two")
     if "unreachable" in text or "no route" in text:
-        return UnreachableError(f"there is no way to it from {hop}", hop=far)
+        return UnreachableError(f"there is no way to it from {hop}", hop=far, hint=f"Can {hop} reach its network?")
     if connect.path:
         return RefusedError(f"nobody listens there, or {hop} may not use it", hop=far, hint="Check the socket's path")
     return RefusedError(f"refused, as seen from {hop}", hop=far, hint="Is the service running, on this port?")
@@ -134,10 +137,9 @@ def loss(error: Exception | None, hop: str) -> ForwardError:
     if isinstance(error, ForwardError):
         return error
     if error is None:
-        return LostError("the server ended the connection", hop=hop)
+        return LostError("the server ended the connection", hop=hop, hint=_AGAIN)
     if "keepalive" in str(error):
-        return LostError("the server no longer answers", hop=hop)
+        return LostError("the server no longer answers", hop=hop, hint=_AGAIN)
     text = error.reason if isinstance(error, asyncssh.DisconnectError) else str(error)
-    return LostError(
-        f"the connection was lost: {text or type(error).__name__}".removesuffix(": Connection lost"), hop=hop
-    )
+    what = f"the connection was lost: {text or type(error).__name__}".removesuffix(": Connection lost")
+    return LostError(what, hop=hop, hint=_AGAIN)

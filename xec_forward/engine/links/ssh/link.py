@@ -89,9 +89,8 @@ class SshLink(Link):
             raise failures.refusal(error, connect, self.host) from error
         except TimeoutError:
             task.add_done_callback(_discard)
-            raise DeadlineError(
-                f"no answer within {CHANNEL_DEADLINE:g} s, as seen from {self.host}", hop=str(connect)
-            ) from None
+            text = f"no answer within {CHANNEL_DEADLINE:g} s, as seen from {self.host}"
+            raise DeadlineError(text, hop=str(connect), hint="A firewall may be between the two") from None
         except asyncio.CancelledError:
             task.add_done_callback(_discard)
             raise

@@ -1,0 +1,72 @@
+"""What the engine holds, and the line of figures that each row of the table of faults prints."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+from xec_forward.client.session import current
+
+MEGABYTE = 1024 * 1024
+
+
+class Figures:
+    """The engine that runs now, seen from outside; `say` counts what it kept from here on."""
+
+    def __init__(self) -> None:
+        self._pid = current().engine_pid
+        self._process = Path(f"/proc/{self._pid}")
+        self._log = Path(current().log)
+        self._before = (self.descriptors(), self.tasks(), self.megabytes())
+
+    def descriptors(self) -> int:
+        """Open files, sockets among them."""
+        return len(list((self._process / "fd").iterdir()))
+
+    def tasks(self) -> int:
+        """asyncio's tasks that are not done; the engine's log tells them, when it is asked with SIGUSR1."""
+        told = len(self._tellings())
+        os.kill(self._pid, signal.SIGUSR1)
+        end = time.monotonic() + 10
+        while len(tellings := self._tellings()) == told:
+            assert time.monotonic() < end, "the engine did not tell its tasks"
+            time.sleep(0.005)
+        return tellings[-1]
+
+    def megabytes(self) -> float:
+        """Resident memory."""
+        return self._status("VmRSS") / 1024
+
+    def peak(self) -> float:
+        """The most megabytes that were ever resident (proc(5), VmHWM)."""
+        return self._status("VmHWM") / 1024
+
+    def cpu(self) -> float:
+        """Seconds of CPU so far."""
+        fields = (self._process / "stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def kept(self) -> tuple[int, int, float]:
+        """Descriptors, tasks and megabytes more than at the start."""
+        descriptors, tasks, megabytes = self._before
+        return self.descriptors() - descriptors, self.tasks() - tasks, self.megabytes() - megabytes
+
+    def say(self, row: str, *, lost: int, recovered: float | None = None, **more: object) -> None:
+        """Print the row's line: bytes lost, seconds to recover, what is kept, and what else there is to tell."""
+        descriptors, tasks, megabytes = self.kept()
+        took = "-" if recovered is None else f"{recovered:.2f} s"
+        rest = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in more.items())
+        print(
+            f"\n{row:<42} lost {lost} B  recovered {took:>6}  "
+            f"kept {descriptors:+d} descriptors {tasks:+d} tasks {megabytes:+.1f} MB  | {rest}"
+        )
+
+    def _tellings(self) -> list[int]:
+        return [int(count) for count in re.findall(r" (\d+) tasks: .*\n", self._log.read_text())]
+
+    def _status(self, name: str) -> int:
+        lines = (self._process / "status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
