@@ -128,6 +128,8 @@ _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=")
 class ClusterTarget:
     """A Kubernetes cluster as asked for: a context of the kubeconfig. Empty means what kubectl would take.
 
+    `files` are those of the kernel's KUBECONFIG at the moment, which may be others than the engine started with.
+
     >>> ClusterTarget(context="prod").host
     'prod'
     """
@@ -140,6 +142,7 @@ class ClusterTarget:
     proxy: tuple[SshTarget, ...] = option(
         (), "the hosts to go through to the API server, in order", metavar="HOST[,HOST]", short=("-J",)
     )
+    files: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:

@@ -1,4 +1,4 @@
-"""What the node says of a connection that failed, as our errors: texts recorded from containerd, and those of others."""
+"""What the node says of a connection that failed, as our errors: texts recorded from containerd, and of others."""
 
 from __future__ import annotations
 

@@ -151,6 +151,8 @@ def _named(target: ClusterTarget) -> tuple[str, ...]:
     """The files to look for, whether or not they exist."""
     if target.kubeconfig:
         names = [target.kubeconfig]
+    elif target.files:
+        names = list(target.files)
     else:
         names = [name for name in os.environ.get("KUBECONFIG", "").split(os.pathsep) if name] or [DEFAULT_FILE]
     return tuple(dict.fromkeys(os.path.abspath(os.path.expanduser(name)) for name in names))

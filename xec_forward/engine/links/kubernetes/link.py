@@ -152,8 +152,9 @@ class KubernetesLink(Link):
         return ""
 
     async def close(self) -> None:
-        """See Link."""
-        self.abort()
+        """See Link. What clients sent before they left is given a moment to be taken."""
+        if not self.lost.done():
+            self._lose(ClosedError("the link was closed", hop=self.route[-1]), in_order=True)
         if self._ending is not None:
             await self._ending
 
@@ -242,7 +243,7 @@ class KubernetesLink(Link):
         if not lost.cancelled():
             self._lose(lost.result())
 
-    def _lose(self, error: ForwardError) -> None:
+    def _lose(self, error: ForwardError, *, in_order: bool = False) -> None:
         if self.lost.done():
             return
         self.lost.set_result(error)
@@ -250,10 +251,12 @@ class KubernetesLink(Link):
         self._follow.close()
         if self._succession is not None and self._succession is not asyncio.current_task():
             self._succession.cancel()
-        for warm in (self._warm, *self._retired):
-            warm.abort(error)
-        self._ending = asyncio.get_running_loop().create_task(self._end())
+        warms = [self._warm, *self._retired]
+        if not in_order:
+            for warm in warms:
+                warm.abort(error)
+        self._ending = asyncio.get_running_loop().create_task(self._end(warms))
 
-    async def _end(self) -> None:
-        await self._follow.wait_closed()
+    async def _end(self, warms: list[Warm]) -> None:
+        await asyncio.gather(self._follow.wait_closed(), *(warm.close() for warm in warms))
         self._lease.release()

@@ -122,10 +122,10 @@ class Stream:
     def data(self, frame: Data) -> None:
         """A DATA frame of either stream, or a piece of one."""
         if frame.stream == self.data_id:
-            if not self.closed:
-                self._gathered.append(frame.data)
-            else:
+            if self.closed:
                 self._drop(len(frame.data))
+            elif frame.data:  # a FIN has none
+                self._gathered.append(frame.data)
             self._data_over |= frame.fin
         else:
             self._text += frame.data[: endings.LARGEST_TEXT - len(self._text)]
