@@ -1,4 +1,4 @@
-"""One notebook line opens a private service: SSH tunnels for Jupyter and IPython.
+"""One notebook line opens a private service: SSH tunnels and Kubernetes port-forwards for Jupyter and IPython.
 
 >>> import xec_forward as xf
 >>> pg = xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port=5432)  # doctest: +SKIP
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
+    from .client.cluster import Cluster, k8s
     from .client.group import ForwardGroup
     from .client.registry import aclose_all, close_all, tunnels
     from .client.targets import Ssh, ssh
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
         LimitError,
         LostError,
         NameNotFoundError,
+        PodGoneError,
         PortInUseError,
         ProhibitedError,
+        RbacError,
         RefusedError,
         SpecError,
         UnknownHostKeyError,
@@ -48,6 +51,7 @@ __all__ = [
     "BindPermissionError",
     "ChangedHostKeyError",
     "ClosedError",
+    "Cluster",
     "ConfigError",
     "ConnectionString",
     "DeadlineError",
@@ -58,8 +62,10 @@ __all__ = [
     "LimitError",
     "LostError",
     "NameNotFoundError",
+    "PodGoneError",
     "PortInUseError",
     "ProhibitedError",
+    "RbacError",
     "RefusedError",
     "SpecError",
     "Ssh",
@@ -70,6 +76,7 @@ __all__ = [
     "__version__",
     "aclose_all",
     "close_all",
+    "k8s",
     "load_ipython_extension",
     "ssh",
     "tunnels",
@@ -78,6 +85,7 @@ __all__ = [
 
 # Where each name lives; the errors, which are not listed, live in `errors`.
 _HOMES = {
+    "Cluster": "client.cluster",
     "ConnectionString": "dsn",
     "ForwardGroup": "client.group",
     "Ssh": "client.targets",
@@ -85,6 +93,7 @@ _HOMES = {
     "TunnelState": "model",
     "aclose_all": "client.registry",
     "close_all": "client.registry",
+    "k8s": "client.cluster",
     "ssh": "client.targets",
     "tunnels": "client.registry",
 }

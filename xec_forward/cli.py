@@ -1,6 +1,7 @@
 """The command line: `xec-forward`, the same as `python -m xec_forward`.
 
 xec-forward open ...            what %forward takes, open until Ctrl-C
+xec-forward k8s-open ...        what %k8s_forward takes, likewise
 xec-forward doctor ...          examines each hop of what `open` would open
 xec-forward demo                the quickstart notebook against the demo's own services
 xec-forward demo --lab          the same notebook in JupyterLab
@@ -18,11 +19,12 @@ from pathlib import Path
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments[:1] == ["open"]:
-        # Its words are those of a %forward line, which argparse does not read (see `line`).
+    if arguments[:1] in (["open"], ["k8s-open"]):
+        # Their words are those of a magic's line, which argparse does not read (see `line`).
         from .client.foreground import run_open
+        from .line import KUBERNETES, SSH
 
-        return run_open(arguments[1:])
+        return run_open(arguments[1:], SSH if arguments[0] == "open" else KUBERNETES)
     if arguments[:1] == ["doctor"]:
         from .client.doctor import run_doctor
 
@@ -33,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--version", action="version", version=f"xec_forward {_version()}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     commands.add_parser("open", help="open tunnels until Ctrl-C; takes what %%forward takes", add_help=False)
+    commands.add_parser(
+        "k8s-open", help="open Kubernetes forwards until Ctrl-C; takes what %%k8s_forward takes", add_help=False
+    )
     commands.add_parser("doctor", help="examine each hop of what `open` would open", add_help=False)
     demo = commands.add_parser(
         "demo",

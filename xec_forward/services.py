@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["PORTS", "SCHEMES", "port_for_scheme", "port_for_service", "scheme_for_port"]
+__all__ = ["PORTS", "SCHEMES", "port_for_scheme", "port_for_service", "scheme_for_name", "scheme_for_port"]
 
 SCHEMES: Mapping[int, str] = MappingProxyType(
     {
@@ -61,6 +61,23 @@ _SERVICES: Mapping[str, int] = MappingProxyType({"ssh": 22, "ms-sql-s": 1433, "e
 def scheme_for_port(port: int) -> str:
     """The scheme usually spoken on a far port, "" where none is known."""
     return SCHEMES.get(port, "")
+
+
+def scheme_for_name(name: str) -> str:
+    """The scheme that a Kubernetes port's name tells, "" where it tells none.
+
+    People name ports after the protocol, with a suffix after a dash (`http-web`: Istio, "Protocol Selection") or with
+    `tcp-` in front.
+
+    >>> scheme_for_name("postgres"), scheme_for_name("tcp-redis"), scheme_for_name("http-web"), scheme_for_name("x")
+    ('postgresql', 'redis', 'http', '')
+    """
+    name = name.removeprefix("tcp-")
+    for protocol in (name, name.partition("-")[0]):
+        if port := port_for_service(protocol):
+            # Schemes that share a port with another one go by their own names.
+            return protocol if protocol in PORTS and protocol != "postgres" else SCHEMES.get(port, "")
+    return ""
 
 
 def port_for_scheme(scheme: str) -> int | None:

@@ -4,6 +4,7 @@
            | "keyring:" SERVICE/USER   an entry of the system's keyring
            | "cmd:" COMMAND         what a program prints
            | "file:" PATH           an owner-only file
+           | "secret:" NAME/KEY     an entry of a Kubernetes Secret, where the target is a cluster
            | "prompt"               a person is asked
 
 Anything else is taken for a literal secret and refused. No error, repr or str here shows more than the kind:
@@ -21,7 +22,7 @@ from .errors import SpecError
 
 __all__ = ["SOURCE_FORMS", "Source", "SourceKind", "parse_source"]
 
-SOURCE_FORMS = "env:NAME, keyring:SERVICE/USER, cmd:COMMAND, file:PATH or prompt"
+SOURCE_FORMS = "env:NAME, keyring:SERVICE/USER, cmd:COMMAND, file:PATH, secret:NAME/KEY (with %k8s_forward) or prompt"
 
 
 class SourceKind(StrEnum):
@@ -31,6 +32,7 @@ class SourceKind(StrEnum):
     KEYRING = "keyring"
     CMD = "cmd"
     FILE = "file"
+    SECRET = "secret"
     PROMPT = "prompt"
 
 
@@ -59,6 +61,12 @@ class Source:
         """SERVICE and USER of a `keyring` SOURCE; SERVICE may itself hold slashes, USER may not."""
         service, _, user = self.value.rpartition("/")
         return service, user
+
+    @property
+    def secret_entry(self) -> tuple[str, str]:
+        """NAME and KEY of a `secret` SOURCE."""
+        name, _, key = self.value.partition("/")
+        return name, key
 
 
 def parse_source(text: str, option: str) -> Source:
@@ -97,10 +105,16 @@ _WANTED: dict[SourceKind, tuple[re.Pattern[str], str]] = {
     ),
     SourceKind.CMD: (re.compile(rf"(?=.*\S){_TEXT}+"), "a command on one line"),
     SourceKind.FILE: (re.compile(rf"(?=.*\S){_TEXT}+"), "the path of a file"),
+    SourceKind.SECRET: (
+        # An RFC 1123 subdomain, and what a Secret's `data` allows for a key.
+        re.compile(r"[a-z0-9](?:[-a-z0-9.]{0,251}[a-z0-9])?/[-._a-zA-Z0-9]{1,253}"),
+        "the name of a Kubernetes Secret and a key of it with a slash between",
+    ),
 }
 _FORM = {
     SourceKind.ENV: "env:NAME",
     SourceKind.KEYRING: "keyring:SERVICE/USER",
     SourceKind.CMD: "'cmd:COMMAND'",
     SourceKind.FILE: "file:PATH",
+    SourceKind.SECRET: "secret:NAME/KEY",
 }

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from xec_forward.client.lines import wanted_of
 from xec_forward.errors import SpecError
-from xec_forward.line import Action, Line, parse_line, parse_list, split
-from xec_forward.line.flags import FLAGS, duration
-from xec_forward.options import CommandTarget, Service, SshTarget, TunnelOptions
+from xec_forward.line import KUBERNETES, Action, Line, parse_line, parse_list, split
+from xec_forward.line.flags import CLUSTER_FLAGS, FLAGS, duration
+from xec_forward.options import ClusterTarget, CommandTarget, Service, SshTarget, TunnelOptions
 from xec_forward.source import Source, SourceKind
-from xec_forward.spec import Endpoint, Forward, Kind, parse_forward
+from xec_forward.spec import Endpoint, Forward, Kind, Resource, parse_forward, parse_port
 
 MARK = "hunter2Zq"
 PG = "5432:pg.vpc:5432"
@@ -118,13 +119,13 @@ def test_every_option_of_the_dataclasses_is_a_flag_and_arrives() -> None:
 
 def test_an_identity_file_may_be_given_again() -> None:
     target = read(f"bastion -i a -i b --private-key c {PG}").target
-    assert target is not None
+    assert isinstance(target, SshTarget)
     assert target.private_key == ("a", "b", "c")
 
 
 def test_sources_travel_as_references_that_tell_nothing() -> None:
     line = read(f"bastion {PG} --password 'cmd:pass show {MARK}' --passphrase keyring:{MARK}/ana --ssh-password=prompt")
-    assert line.target is not None
+    assert isinstance(line.target, SshTarget)
     password = line.sources[line.service.password]
     assert (password.kind, password.value) == (SourceKind.CMD, f"pass show {MARK}")
     assert line.sources[line.target.passphrase].keyring_entry == (MARK, "ana")
@@ -390,7 +391,9 @@ def test_a_cells_lines_are_specs_with_their_own_options() -> None:
     assert (out.service.quiet, api.service.quiet) == (True, False)
     assert sales.sources[sales.service.password].value == "SALES"
     assert cache.sources[cache.service.password].value == "ALL"
-    assert all(line.target and line.sources[line.target.passphrase].value == "KEY" for line in (sales, api))
+    for line in (sales, api):
+        assert isinstance(line.target, SshTarget)
+        assert line.sources[line.target.passphrase].value == "KEY"
 
 
 @pytest.mark.parametrize(
@@ -436,3 +439,169 @@ def test_durations_are_read_as_written(text: str, seconds: float) -> None:
 def test_what_is_no_duration_is_refused_with_the_forms(text: str) -> None:
     with pytest.raises(SpecError, match=r"90s, 10m or 1h30m"):
         duration(text, "--ttl")
+
+
+# %k8s_forward
+
+
+def read_cluster(text: str, head: bool = False) -> Line:
+    return parse_line(split(text), dialect=KUBERNETES, head=head)
+
+
+def test_resource_and_ports_stand_in_the_place_of_target_and_specs() -> None:
+    line = read_cluster(
+        "deploy/api -n prod 9229 --context c web=8080:http --kubeconfig k -J ana@jump,b --as debug --hold 3"
+    )
+    assert line.target == ClusterTarget("prod", "c", "k", (SshTarget("jump", "ana"), SshTarget("b")))
+    assert line.forwards == tuple(parse_port(word, Resource.of("deploy/api")) for word in ("9229", "web=8080:http"))
+    assert (line.service.name, line.tunnel.hold) == ("debug", 3.0)
+    assert pickle.loads(pickle.dumps(line)) == line
+
+
+@pytest.mark.parametrize("text", ["-l app=api 80", "80 -l app=api", "-lapp=api 80", "--selector=app=api -- 80"])
+def test_dash_l_is_the_selector_here_and_not_the_login_name(text: str) -> None:
+    assert read_cluster(text).forwards == (parse_port("80", Resource.of("-l app=api")),)
+
+
+def test_every_option_of_a_cluster_is_a_flag_and_those_of_ssh_are_not() -> None:
+    own = {name.name for kind in (ClusterTarget, TunnelOptions, Service) for name in fields(kind)}
+    elsewhere = {"files", "socks_user", "socks_password", "set_proxy_env"}
+    assert {flag.field for flag in CLUSTER_FLAGS.values()} == own - elsewhere
+    text = read_cluster("--help").text
+    assert text.startswith("%k8s_forward [OPTIONS] RESOURCE PORT")
+    assert all(spelling in text for spelling in CLUSTER_FLAGS)
+    assert all(word not in text for word in ("TARGET", "--socks", "--username", "--host-key"))
+    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize("spelling", sorted(set(FLAGS) - set(CLUSTER_FLAGS) - {"-l"} | {"-L", "-R", "-D", "-N"}))
+def test_option_of_ssh_on_a_clusters_line_says_whose_it_is(spelling: str) -> None:
+    error = problem(lambda: read_cluster(f"svc/api 80 {spelling} x"))
+    assert error.message == f"{spelling} belongs to %forward"
+
+
+@pytest.mark.parametrize("spelling", ["-n", "--namespace", "--context", "--kubeconfig", "--selector"])
+def test_option_of_a_cluster_on_an_ssh_line_says_whose_it_is(spelling: str) -> None:
+    assert problem(lambda: read(f"bastion {PG} {spelling} x")).message == f"{spelling} belongs to %k8s_forward"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason", "hint"),
+    [
+        ("svc/api", "svc/api: a PORT is missing", "%k8s_forward svc/api 5432"),
+        ("-l app=api", "-l app=api: a PORT is missing", "%k8s_forward -l app=api 5432"),
+        ("5432 svc/api", "'svc/api' stands where a PORT", "RESOURCE comes first"),
+        ("-l app=api svc/api 80", "both say where to", "Leave one"),
+        ("-l a=b -l c=d 80", "-l is given twice", "a comma means and"),
+        ("svc/api 1:2:3", "'1:2:3' is no PORT", "15432:5432"),
+        ("svc/api a=80 a=81", "a is given twice", "each PORT"),
+        ("svc/api a=80 --as b", "name the same tunnel", "Leave one"),
+        ("svc/api 80 --nmespace x", "no option --nmespace", "--namespace? %k8s_forward --help"),
+        ("svc/api 80 -n", "-n needs a value", "-n NAME"),
+        ("--close", "needs the name", "%k8s_forward alone"),
+        ("--close pg -n x", "--namespace and --close", "lines of their own"),
+        (f"svc/api 80 --password secret:{MARK}", "a key of it", "--password secret:NAME/KEY"),
+        (f"svc/api 80 --password {MARK}", "not the secret itself", "secret:NAME/KEY"),
+        (f"svc/api --password cmd:pass {MARK}:x", "not repeated here", "Quote a SOURCE"),
+    ],
+)
+def test_every_bad_line_of_a_cluster_is_one_line_with_its_fix(text: str, reason: str, hint: str) -> None:
+    error = problem(lambda: read_cluster(text))
+    assert reason in error.message
+    assert hint in error.hint
+    assert_silent(error)
+
+
+def test_actions_act_as_with_forward() -> None:
+    for text in ("", "--close pg", "--close-all", "--reconnect pg"):
+        assert read_cluster(text) == read(text)
+
+
+def test_a_kubernetes_secret_is_a_source_where_there_is_a_cluster() -> None:
+    line = read_cluster("svc/pg 5432 --password secret:pg-auth/password")
+    assert line.sources[line.service.password].secret_entry == ("pg-auth", "password")
+    for option in ("--password", "--ssh-password", "--passphrase"):
+        error = problem(lambda option=option: read(f"bastion {PG} {option} secret:pg-auth/password"))  # type: ignore[misc]
+        assert f"{option} secret: is read from a cluster" in error.message
+        assert "pg-auth" not in str(error)
+
+
+def test_targets_made_in_python_stand_for_the_cluster_and_its_proxy() -> None:
+    prod, bastion = ClusterTarget(context="prod"), SshTarget("b", "ana", proxy=(SshTarget("jump"),))
+    made: dict[str, SshTarget | ClusterTarget] = {"a.invalid": prod, "b.invalid": bastion}
+    assert parse_line(["a.invalid", "svc/api", "80"], made, KUBERNETES).target is prod
+    behind = parse_line(["svc/api", "80", "-J", "b.invalid"], made, KUBERNETES).target
+    assert behind == ClusterTarget(proxy=(SshTarget("jump"), SshTarget("b", "ana")))
+    assert "xf.k8s" in problem(lambda: parse_line(["a.invalid", "svc/api", "80", "-n", "x"], made, KUBERNETES)).hint
+    assert "--proxy" in problem(lambda: parse_line(["b.invalid", "svc/api", "80"], made, KUBERNETES)).hint
+    assert "%k8s_forward" in problem(lambda: parse_line(["a.invalid", "80"], made)).hint
+
+
+CLUSTER_BODY = """
+svc/postgres 5432 --as pg --dsn postgresql://ana@/sales   # the big one
+
+deploy/api web=8080:http 9229 --hold 5
+-l app=cache 6379
+"""
+
+
+@pytest.mark.parametrize("head", ["", "-n prod --hold 7 --as group"])
+def test_a_cells_lines_are_resources_with_their_ports_and_options(head: str) -> None:
+    first = read_cluster(head, head=True)
+    pg, api, cache = parse_list(first, CLUSTER_BODY, KUBERNETES)
+    assert {line.target for line in (pg, api, cache)} == {ClusterTarget("prod" if head else "")}
+    assert [str(line.forwards[0].connect) for line in (pg, api, cache)] == [
+        *("svc/postgres:5432", "deploy/api:http", "-l app=cache:6379"),
+    ]
+    assert len(api.forwards) == 2
+    assert [line.service.name for line in (pg, api, cache)] == ["pg", "", ""]
+    assert [line.tunnel.hold for line in (pg, api, cache)] == ([7, 5, 7] if head else [30, 5, 30])
+
+
+@pytest.mark.parametrize(
+    ("body", "hop", "reason"),
+    [
+        ("svc/api", "line 2", "a PORT is missing"),
+        ("svc/api 80\n\nsvc/api 1:2:3", "line 4", "no PORT"),
+        ("svc/api 80 -n x", "line 2", "-n belongs to the cluster"),
+        ("svc/api 80 -i x", "line 2", "-i belongs to %forward"),
+        ("svc/api 80 81 --as x", "line 2", "--as names one tunnel"),
+        ("svc/api a=80\nsvc/b a=80", "line 3", "a is given twice"),
+        ("--env", "line 2", "RESOURCE PORT is expected"),
+        ("", "", "no RESOURCE PORT"),
+    ],
+)
+def test_an_error_in_a_clusters_list_names_the_cells_line(body: str, hop: str, reason: str) -> None:
+    error = problem(lambda: parse_list(read_cluster("-n prod", head=True), body, KUBERNETES))
+    assert (error.hop, error.code) == (hop, "ESPEC")
+    assert reason in error.message
+
+
+@pytest.mark.parametrize("head", ["svc/api 80", "--close pg", "--help"])
+def test_a_clusters_list_follows_options_alone(head: str) -> None:
+    assert "%%k8s_forward" in problem(lambda: parse_list(read_cluster(head, head=True), "svc/a 80", KUBERNETES)).hint
+
+
+def test_default_names_of_several_ports_tell_them_apart() -> None:
+    def names(*lines: Line) -> list[str]:
+        return [wanted.explicit or wanted.default for wanted in wanted_of(lines)]
+
+    assert names(read_cluster("svc/api 80")) == ["api"]
+    assert names(read_cluster("svc/api 9229 http web=8080:http")) == ["api_9229", "api_http", "web"]
+    assert names(read_cluster("svc/api 9229 web=8080:http")) == ["api", "web"]
+    body = "svc/api 80\nsvc/api 90\nsvc/pg 5432"
+    assert names(*parse_list(read_cluster("", head=True), body, KUBERNETES)) == ["api_80", "api_90", "pg"]
+
+
+@settings(deadline=None)
+@given(
+    st.lists(st.one_of(_pieces, st.sampled_from([*CLUSTER_FLAGS, "svc/api", "80"]), st.text(max_size=5)), max_size=12)
+)
+def test_no_text_on_a_clusters_line_raises_anything_but_spec_error(pieces: list[str]) -> None:
+    text, shown = " ".join(pieces), ""
+    try:
+        assert isinstance(read_cluster(text), Line)
+        parse_list(Line(Action.OPEN, target=ClusterTarget()), text, KUBERNETES)
+    except SpecError as error:
+        shown = str(error)
+    assert len(shown.splitlines()) <= 1

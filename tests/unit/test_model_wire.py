@@ -17,7 +17,19 @@ from hypothesis import strategies as st
 
 from xec_forward import model, wire
 from xec_forward.line import parse_line
-from xec_forward.model import Answer, Counters, Done, Message, Open, Report, Request, Snapshot, TunnelState
+from xec_forward.model import (
+    Answer,
+    Counters,
+    Done,
+    Message,
+    Open,
+    ReadSecret,
+    Report,
+    Request,
+    Revealed,
+    Snapshot,
+    TunnelState,
+)
 from xec_forward.options import Service, SshTarget, TunnelOptions
 from xec_forward.spec import Kind, parse_forward
 from xec_forward.wire import FRAME_LIMIT, Decoder, FrameError, encode, reports, requests
@@ -149,9 +161,10 @@ def test_a_flipped_byte_raises_nothing_but_frame_error(message: Message, data: s
 
 
 _COULD_BE_SECRET = re.compile(r"pass|secret|token|credential|answer|value|key|pin|otp|pwd|auth|login", re.IGNORECASE)
-# What these hold is no secret: references (see `source`), a file's path, and a policy.
+# What these hold is no secret: references (see `source`), a file's path, a policy, and an entry's name.
 _HARMLESS = {(SshTarget, name) for name in ("passphrase", "ssh_password", "private_key", "host_key")} | {
-    (TunnelOptions, "socks_password")
+    (TunnelOptions, "socks_password"),
+    (ReadSecret, "key"),
 }
 
 
@@ -167,12 +180,12 @@ def fields_reached_from(kind: Any, seen: set[tuple[type, str]]) -> set[tuple[typ
     return seen
 
 
-def test_no_message_but_answer_has_a_field_that_could_hold_a_secret() -> None:
+def test_no_message_but_two_has_a_field_that_could_hold_a_secret() -> None:
     reached: set[tuple[type, str]] = set()
     for kind in (*REQUESTS, *REPORTS):
         fields_reached_from(kind, reached)
     suspicious = {(kind, name) for kind, name in reached if _COULD_BE_SECRET.search(name)}
-    assert suspicious - _HARMLESS == {(Answer, "value")}
+    assert suspicious - _HARMLESS == {(Answer, "value"), (Revealed, "value")}
     assert Service not in {kind for kind, _ in reached}
     assert not any(hint in (Any, object, bytes, dict) for kind, _ in reached for hint in get_type_hints(kind).values())
 

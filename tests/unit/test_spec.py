@@ -490,4 +490,4 @@ def test_a_literal_or_malformed_source_is_refused_and_never_repeated(text: str) 
         parse_source(text, "--password")
     assert_silent(caught.value)
     assert "--password" in caught.value.message
-    assert re.search("env:NAME|keyring:SERVICE/USER|cmd:COMMAND|file:PATH", caught.value.hint)
+    assert re.search("env:NAME|keyring:SERVICE/USER|cmd:COMMAND|file:PATH|secret:NAME/KEY", caught.value.hint)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from ..errors import EngineError, ForwardError
-from ..model import PROTOCOL_VERSION, Ask, Changed, Done, Examined, Failed, Hello, Message, Report, Welcome
+from ..model import PROTOCOL_VERSION, Ask, Changed, Done, Examined, Failed, Hello, Message, Report, Revealed, Welcome
 from .call import AsyncCall, BlockingCall, Call, resolve
 from .process import EngineProcess
 from .sources import Sources
@@ -153,7 +153,7 @@ class Connection(ABC):
     def send(self, message: Message) -> None:
         """Send a message that needs no answer. Raises EngineError."""
         if self._engine is None:
-            raise EngineError("the engine is gone")
+            raise EngineError("the engine is gone", hint="Run the line again: it starts another")
         self._engine.send(message)
 
     # ---- the reader thread ----
@@ -168,7 +168,7 @@ class Connection(ABC):
         match message:
             case Welcome():
                 pass
-            case Done() | Failed() | Examined():
+            case Done() | Failed() | Examined() | Revealed():
                 call = self._calls.get(message.call)
                 if call is not None:
                     call.deliver(message)

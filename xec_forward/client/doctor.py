@@ -18,7 +18,7 @@ from ..errors import ForwardError, SpecError
 from ..line import Action, Line, parse_line
 from ..line.usage import DOCTOR_FORMS, help_text
 from ..model import Examination, Far, Finding, Outcome
-from ..options import SshTarget
+from ..options import ClusterTarget, SshTarget
 from ..spec import Forward
 from .foreground import ended_by_signals
 from .lines import wanted_of
@@ -41,6 +41,11 @@ def examine_line(session: Session, line: Line, watcher: ScriptWatcher) -> Examin
     Raises:
         SpecError: its target is no SSH host. EngineError, KeyboardInterrupt: nothing is left open.
     """
+    if isinstance(line.target, ClusterTarget):
+        raise SpecError(
+            "--doctor does not examine clusters in this version",
+            hint="Leave it out: the error of the opening says where it stops",
+        )
     if not isinstance(line.target, SshTarget):
         hint = "The command itself may say more: run it in a terminal"
         raise SpecError("--doctor examines the way to an SSH host, and --command has none", hint=hint)

@@ -1,4 +1,4 @@
-"""`xec-forward open ...`: the tunnels of a line, open until Ctrl-C, SIGTERM, or their own end.
+"""`xec-forward open ...` and `k8s-open ...`: the tunnels of a line, open until Ctrl-C, SIGTERM, or their own end.
 
     stdout    a card for each tunnel
     stderr    what becomes of them meanwhile, and the one line of an error
@@ -19,8 +19,8 @@ from typing import Any
 
 from ..dsn import make, template_for
 from ..errors import ForwardError, SpecError
-from ..line import Action, Line, parse_line
-from ..line.usage import COMMAND_FORMS, help_text
+from ..line import KUBERNETES, SSH, Action, Dialect, Line, parse_line
+from ..line.usage import CLUSTER_COMMAND_FORMS, COMMAND_FORMS, help_text
 from ..model import TunnelState
 from ..options import Service
 from ..render import Card, Cards
@@ -32,28 +32,32 @@ from .session import Session, current
 from .targets import prepare_tunnel
 from .tunnel import Tunnel
 
-_PROGRAM = "xec-forward open"
 # Options that give the notebook something; here there is none.
 _OF_A_NOTEBOOK = ("password", "env", "force", "set_proxy_env")
 
 
-def run_open(words: Sequence[str]) -> int:
-    """Open what a line asks for, and stay until it ends; the exit status. `words` are those after `open`."""
+def run_open(words: Sequence[str], dialect: Dialect = SSH) -> int:
+    """Open what a line asks for, and stay until it ends; the exit status. `words` are those after the command."""
+    program = dialect.program
     try:
-        line = parse_line(words)
+        line = parse_line(words, dialect=dialect)
         if line.action is Action.HELP:
-            print(help_text(COMMAND_FORMS))
+            print(help_text(CLUSTER_COMMAND_FORMS if dialect is KUBERNETES else COMMAND_FORMS, dialect))
             return 0
         if line.action is not Action.OPEN:
-            what = "TARGET is missing" if line.action is Action.LIST else f"--{line.action} is for a notebook"
-            raise SpecError(what, hint=f"Write {_PROGRAM} bastion 5432:pg.vpc:5432; Ctrl-C closes")
+            missing = "RESOURCE" if dialect is KUBERNETES else "TARGET"
+            what = f"{missing} is missing" if line.action is Action.LIST else f"--{line.action} is for a notebook"
+            raise SpecError(what, hint=f"Write {program} {dialect.example}; Ctrl-C closes")
         with ended_by_signals():
             return _open(line)
     except KeyboardInterrupt:
-        print(f"{_PROGRAM}: interrupted; nothing is open", file=sys.stderr)
+        print(f"{program}: interrupted; nothing is open", file=sys.stderr)
         return 1
     except ForwardError as error:
-        print(f"{_PROGRAM}: {str(error).replace('%forward', _PROGRAM)}", file=sys.stderr)
+        text = str(error)
+        for each in (KUBERNETES, SSH):
+            text = text.replace(each.magic, each.program)
+        print(f"{program}: {text}", file=sys.stderr)
         return 2 if isinstance(error, SpecError) else 1
     except BrokenPipeError:
         # Whoever read our standard output has gone; the interpreter's last flush must not say so.
@@ -184,7 +188,7 @@ class _Vigil:
         try:
             reconnect_all(self._session, tunnels, self._watcher)
         except ForwardError as error:
-            print(f"{_PROGRAM}: {error}", file=sys.stderr, flush=True)
+            print(f"xec-forward: {error}", file=sys.stderr, flush=True)
         finally:
             self._watcher.erase()
 

@@ -10,12 +10,14 @@ from operator import attrgetter
 from .tunnel import Tunnel
 
 _PORTS = (attrgetter("local_port"), attrgetter("remote_port"))
+_NAMES = (attrgetter("name"), attrgetter("remote_port_name"))
 
 
 class ForwardGroup(Mapping[str, Tunnel]):
     """Tunnels by name, and by port: `group["pg"]`, `group[5432]`, `group.pg`. Closes as one.
 
-    A port is the local one, or the far one where no tunnel listens on it here.
+    A port is the local one, or the far one where no tunnel listens on it here; a Kubernetes port also by its name,
+    where no tunnel is called so.
     """
 
     def __init__(self, tunnels: Sequence[Tunnel]) -> None:
@@ -23,7 +25,7 @@ class ForwardGroup(Mapping[str, Tunnel]):
 
     def __getitem__(self, key: str | int) -> Tunnel:
         if isinstance(key, str):
-            found = (tunnel for tunnel in self._tunnels if tunnel.name == key)
+            found = (tunnel for name in _NAMES for tunnel in self._tunnels if key and name(tunnel) == key)
         else:
             found = (tunnel for port in _PORTS for tunnel in self._tunnels if key and port(tunnel) == key)
         for tunnel in found:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from ..dsn import parse_template, template_for
 from ..line import Line
 from ..model import Snapshot, TunnelState
-from ..options import Service, SshTarget, Target, TunnelOptions
+from ..options import ClusterTarget, Service, SshTarget, Target, TunnelOptions
 from ..source import Source
 from ..spec import Endpoint, Forward, Kind, default_name
 from .session import Session
@@ -18,7 +19,10 @@ ADD_DSN = "no connection string, since the port tells no scheme: add --dsn URL"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One forward of a line. Two that are equal in `key` are the same line run twice."""
+    """One forward of a line. Two that are equal in `key` are the same line run twice.
+
+    `several`: other ports of the same RESOURCE are opened with it, and have no name either.
+    """
 
     target: Target
     forward: Forward
@@ -26,6 +30,7 @@ class Wanted:
     service: Service
     notes: tuple[str, ...] = field(default=(), compare=False)
     password: Source | None = field(default=None, compare=False)
+    several: bool = field(default=False, compare=False)
 
     @property
     def explicit(self) -> str:
@@ -35,7 +40,12 @@ class Wanted:
     @property
     def default(self) -> str:
         """The name it has unless it is given one."""
-        return default_name(self.forward, self.target.host)
+        return default_name(self.forward, self.target.host, several=self.several)
+
+    @property
+    def far_host(self) -> str:
+        """The host or the RESOURCE it leads to, "" where it is the target itself."""
+        return self.forward.connect.host if self.forward.connect is not None else ""
 
     @property
     def key(self) -> tuple[object, ...]:
@@ -45,8 +55,12 @@ class Wanted:
     @property
     def far_end(self) -> tuple[object, ...]:
         """Where it leads, whatever its local side and options are."""
-        login = (self.target.username, self.target.port) if isinstance(self.target, SshTarget) else ()
-        return self.target.host, login, self.forward.kind, self.forward.connect or self.forward.listen
+        which: tuple[object, ...] = ()
+        if isinstance(self.target, SshTarget):
+            which = self.target.username, self.target.port
+        elif isinstance(self.target, ClusterTarget):
+            which = self.target.namespace, self.target.kubeconfig
+        return self.target.host, which, self.forward.kind, self.forward.connect or self.forward.listen
 
 
 def with_forwards(session: Session, line: Line) -> Line:
@@ -64,7 +78,9 @@ def with_forwards(session: Session, line: Line) -> Line:
 def wanted_of(lines: Sequence[Line]) -> list[Wanted]:
     """The forwards of OPEN lines; `--as` of several names the group, `--dsn` of several those it fits."""
     alone = len(lines) == 1 and len(lines[0].forwards) == 1
-    return [wanted for line in lines for wanted in _wanted(line, alone=alone)]
+    found = [wanted for line in lines for wanted in _wanted(line, alone=alone)]
+    unnamed = Counter(wanted.far_host for wanted in found if not wanted.explicit)
+    return [replace(wanted, several=not wanted.explicit and unnamed[wanted.far_host] > 1) for wanted in found]
 
 
 def _wanted(line: Line, *, alone: bool) -> Iterable[Wanted]:
@@ -86,7 +102,9 @@ def _fitting(dsn: str, forward: Forward) -> str:
 
 
 def preview(session: Session, wanted: Wanted, name: str, remarks: Iterable[str] = ()) -> str:
-    """What opening it would do, a line, and what decides it below. Files are read; nothing is dialled, bound, asked.
+    """What opening it would do, a line, and what decides it below. Nothing is dialled, bound or asked.
+
+    Files are read for an SSH host; of a cluster it says what the line does.
 
     Raises:
         ConfigError: ssh_config is no good.
@@ -96,6 +114,10 @@ def preview(session: Session, wanted: Wanted, name: str, remarks: Iterable[str] 
     if isinstance(wanted.target, SshTarget):
         outlook = session.look(wanted.target)
         hops, notes = outlook.route, (*notes, *outlook.notes)
+    elif isinstance(wanted.target, ClusterTarget):
+        hops = (*(hop.host for hop in wanted.target.proxy), *hops)
+        namespace = wanted.target.namespace
+        notes = (*notes, f"in the namespace {namespace}" if namespace else "in the context's own namespace")
     head = f"{name}  would be opened  {planned_way(wanted, hops)}"
     return "\n  ".join([head, *notes, *remarks])
 

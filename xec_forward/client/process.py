@@ -76,7 +76,8 @@ class EngineProcess:
                 )
         except OSError as error:
             ours.close()
-            raise EngineError(f"cannot start {sys.executable}: {error.strerror}") from error
+            hint = "Is that Python still there? Restart the kernel if it was replaced"
+            raise EngineError(f"cannot start {sys.executable}: {error.strerror}", hint=hint) from error
         self._socket = ours
         self._sending = threading.Lock()
 

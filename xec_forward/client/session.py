@@ -38,14 +38,16 @@ from ..model import (
     Message,
     Open,
     Outlook,
+    ReadSecret,
     Reconnect,
     Snapshot,
     TunnelState,
 )
-from ..options import CommandTarget, SshTarget, Target, TunnelOptions
-from ..paths import SSH_CONFIG_VARIABLE
+from ..options import ClusterTarget, CommandTarget, SshTarget, Target, TunnelOptions
 from ..spec import Endpoint, Forward, Kind
+from .configured import configured_cluster, configured_host
 from .connection import Connection
+from .secret import SecretCall
 from .together import Inbox, TogetherCall, wait_together
 from .watcher import Watcher
 
@@ -57,6 +59,8 @@ logger = logging.getLogger(__name__)
 MAX_TUNNELS = 50
 # Reading ssh_config may run programs (Match exec), seconds.
 LOOK_LIMIT = 30.0
+# Reading a Secret: the cluster's credentials may come from a program, seconds.
+SECRET_LIMIT = 30.0
 # An engine that dies this often within a minute is not started again.
 DEATHS_PER_MINUTE = 4
 
@@ -100,7 +104,9 @@ class Session(Connection):
         """A handle for a tunnel that is yet to be opened. Raises LimitError."""
         from .tunnel import Tunnel
 
-        ssh, command = (None, target) if isinstance(target, CommandTarget) else (_configured(target), None)
+        ssh = configured_host(target) if isinstance(target, SshTarget) else None
+        command = target if isinstance(target, CommandTarget) else None
+        cluster = configured_cluster(target) if isinstance(target, ClusterTarget) else None
         with self._preparing:
             if len(self.tunnels) >= self.max_tunnels:
                 raise LimitError(
@@ -111,13 +117,13 @@ class Session(Connection):
             if name in taken:
                 name = next(other for n in itertools.count(2) if (other := f"{name}_{n}") not in taken)
             number = next(self._numbers)
-            tunnel = Tunnel(self, Open(0, number, name, forward, options, ssh, command, scheme))
+            tunnel = Tunnel(self, Open(0, number, name, forward, options, ssh, command, cluster, scheme))
             self.tunnels[number] = tunnel
             return tunnel
 
     def look(self, target: SshTarget) -> Outlook:
         """What ssh_config says about a target: its way, its forwards. Nothing is dialled. Raises ConfigError."""
-        outlook = self.call(lambda call: Look(call, _configured(target)), limit=LOOK_LIMIT).outlook
+        outlook = self.call(lambda call: Look(call, configured_host(target)), limit=LOOK_LIMIT).outlook
         assert outlook is not None
         return outlook
 
@@ -132,7 +138,7 @@ class Session(Connection):
         Raises:
             EngineError: there is no engine. What else is wrong, the findings tell.
         """
-        ssh = _configured(target)
+        ssh = configured_host(target)
         done = self.call(lambda call: Examine(call, ssh, tuple(far), timeout), watcher, timeout)
         assert done.examination is not None
         return done.examination
@@ -141,10 +147,24 @@ class Session(Connection):
         self, target: SshTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
     ) -> Examination:
         """`examine` for coroutines."""
-        ssh = _configured(target)
+        ssh = configured_host(target)
         done = await self.acall(lambda call: Examine(call, ssh, tuple(far), timeout), watcher, timeout)
         assert done.examination is not None
         return done.examination
+
+    def secret(self, cluster: ClusterTarget, name: str, key: str) -> str:
+        """One entry of a Kubernetes Secret, read now: nothing of it is kept.
+
+        Raises:
+            ForwardError: the cluster does not give it. EngineError: there is no engine.
+        """
+        meant = configured_cluster(cluster)
+        call = self._begin(SecretCall, lambda number: ReadSecret(number, meant, name, key), SECRET_LIMIT)
+        try:
+            call.wait(self.sources, self.watcher())
+            return call.value
+        finally:
+            self._calls.pop(call.number, None)
 
     def open(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
         """Open a prepared tunnel; returns when it is ready."""
@@ -320,24 +340,6 @@ def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) 
     return msgspec.structs.replace(
         tunnel.snapshot, state=state, error=fault, since=time.time(), serial=time.monotonic_ns()
     )
-
-
-def _configured(target: SshTarget) -> SshTarget:
-    """The target as this process means it: its agent, its folder and its variables are not the engine's."""
-    named = target.ssh_config or os.environ.get(SSH_CONFIG_VARIABLE, "")
-    return replace(
-        target,
-        agent=os.environ.get("SSH_AUTH_SOCK", ""),
-        private_key=tuple(map(_absolute, target.private_key)),
-        ssh_config=named if named in ("", "none") else _absolute(named),
-        control_path=os.path.expandvars(target.control_path),
-        proxy=tuple(_configured(replace(hop, ssh_config=hop.ssh_config or named)) for hop in target.proxy),
-    )
-
-
-def _absolute(path: str) -> str:
-    """A path with `~` and `$VAR` expanded, from this process's working folder."""
-    return os.path.abspath(os.path.expanduser(os.path.expandvars(path)))
 
 
 def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:

@@ -2,7 +2,8 @@
 
 `resolve` asks once; `Sources` keeps what was given under a reference that tells nothing, so that requests to the
 engine and declarative lists hold the reference only. Nothing is cached: an answer is asked for anew each time
-(short-lived passwords). A `prompt` is not resolved here: asking a person belongs to whoever waits.
+(short-lived passwords). A `prompt` is not resolved here: asking a person belongs to whoever waits; nor is a `secret`:
+whoever has the cluster makes a `ClusterSecret` of it.
 
 No error or repr here shows a secret, a command, a path or a program's output; only the name of an environment
 variable is shown, and the last line that a program wrote to its standard error.
@@ -17,11 +18,13 @@ import signal
 import stat
 import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock, Thread
 from typing import IO
 
 from ..errors import ConfigError, ForwardError
+from ..options import ClusterTarget
 from ..source import Source, SourceKind, parse_source
 
 COMMAND_SECONDS = 30.0
@@ -30,7 +33,7 @@ KEYRING_LINE = "%pip install 'xec_forward[keyring]'"
 
 Resolvable = Source | Callable[[], str] | str
 
-_SOURCE_WORD = re.compile(r"(?:env|keyring|cmd|file):.*|prompt", re.DOTALL)
+_SOURCE_WORD = re.compile(r"(?:env|keyring|cmd|file|secret):.*|prompt", re.DOTALL)
 
 
 class PromptNeeded(ConfigError):
@@ -62,6 +65,10 @@ def resolve(source: Resolvable) -> str:
             return _from_command(source.value)
         case SourceKind.FILE:
             return _from_file(source.value)
+        case SourceKind.SECRET:
+            raise ConfigError(
+                "secret: it is read from a cluster, and this leads to none", hint="Give env:, keyring:, cmd: or file:"
+            )
         case SourceKind.PROMPT:
             raise PromptNeeded("prompt: nobody can be asked here", hint="Give env:, keyring:, cmd: or file:")
 
@@ -74,6 +81,23 @@ def as_source(value: str) -> Source | str:
     """
     text = str.__str__(value)
     return parse_source(text, "SOURCE") if _SOURCE_WORD.fullmatch(text) else text
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterSecret:
+    """The way to one entry of a Kubernetes Secret; called, it reads it. Its repr tells where it is, never what.
+
+    Attributes:
+        read: `Session.secret`.
+    """
+
+    read: Callable[[ClusterTarget, str, str], str] = field(repr=False)
+    cluster: ClusterTarget
+    name: str
+    key: str
+
+    def __call__(self) -> str:
+        return self.read(self.cluster, self.name, self.key)
 
 
 class Sources:
@@ -90,9 +114,9 @@ class Sources:
     def add(self, value: Resolvable | None) -> str:
         """Keep `value`; the reference under which it can be resolved, "" for None and "".
 
-        A SOURCE has the same reference each time. A callable has one as long as it is the same object, a literal
-        secret as long as it is the same text, both for this registry only (`call:1`): nothing can be computed
-        from it.
+        A SOURCE has the same reference each time. A callable has one as long as it is the same object (or the same
+        entry of a Kubernetes Secret), a literal secret as long as it is the same text, both for this registry only
+        (`call:1`): nothing can be computed from it.
 
         Raises:
             SpecError: a text that begins like a SOURCE and goes on malformed.
@@ -106,14 +130,15 @@ class Sources:
                 self._known[value.reference] = value
                 return value.reference
             for reference, known in self._known.items():
-                if known is value or (isinstance(value, str) and isinstance(known, str) and known == value):
+                alike = any(isinstance(value, kind) and isinstance(known, kind) for kind in (str, ClusterSecret))
+                if known is value or (alike and known == value):
                     return reference
             reference = f"call:{next(self._numbers)}"
             self._known[reference] = value
             return reference
 
     def kind(self, reference: str) -> str:
-        """`env`, `keyring`, `cmd`, `file`, `prompt`, or `call`."""
+        """`env`, `keyring`, `cmd`, `file`, `secret`, `prompt`, or `call`."""
         return reference.partition(":")[0]
 
     def resolve(self, reference: str) -> str:

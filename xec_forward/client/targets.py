@@ -1,4 +1,4 @@
-"""Targets made in Python: `ssh()`, and the forwards of a target."""
+"""SSH hosts made in Python: `ssh()`, and the forwards of a host."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any, Unpack
 
 from ..diagnosis import Diagnosis
 from ..dsn import parse_template, template_for
-from ..errors import ForwardError
+from ..errors import ForwardError, SpecError
 from ..model import Far
-from ..options import SshTarget, Target, TunnelOptions
+from ..options import ClusterTarget, SshTarget, Target, TunnelOptions
+from ..source import Source, SourceKind
 from ..spec import Forward, default_name, parse_target
 from .group import ForwardGroup
 from .session import Session, current
+from .sources import ClusterSecret, as_source
 from .tunnel import Opening, Tunnel
 from .wanted import ForwardArguments, Secret, check_names, read, read_options
 
@@ -46,7 +48,7 @@ class Ssh:
         session.open(tunnel)
         return tunnel
 
-    def aforward(self, **arguments: Unpack[ForwardArguments]) -> Opening:
+    def aforward(self, **arguments: Unpack[ForwardArguments]) -> Opening[Tunnel]:
         """`forward` for coroutines: await it, or use it as `async with`."""
 
         async def open() -> Tunnel:
@@ -68,7 +70,7 @@ class Ssh:
             ForwardError: the first, where all failed, or one did with `exit_on_failure`.
         """
         session, tunnels = self._prepare_all(forwards)
-        return _together(session, tunnels, session.open_all(tunnels), exit_on_failure=exit_on_failure)
+        return together(session, tunnels, session.open_all(tunnels), exit_on_failure=exit_on_failure)
 
     async def aforward_multiple(
         self, forwards: Sequence[ForwardArguments], *, exit_on_failure: bool = False
@@ -76,7 +78,7 @@ class Ssh:
         """`forward_multiple` for coroutines."""
         session, tunnels = self._prepare_all(forwards)
         errors = await session.aopen_all(tunnels)
-        return await asyncio.to_thread(_together, session, tunnels, errors, exit_on_failure=exit_on_failure)
+        return await asyncio.to_thread(together, session, tunnels, errors, exit_on_failure=exit_on_failure)
 
     def doctor(self, **arguments: Unpack[ForwardArguments]) -> Diagnosis:
         """Examine each hop of the way, and the far end that `forward` with the same arguments would lead to.
@@ -150,22 +152,22 @@ def ssh(
         "private_key": tuple(fspath(key) for key in keys),
         "passphrase": sources.add(passphrase),
         "ssh_password": sources.add(ssh_password),
-        "proxy": _hops(proxy),
+        "proxy": hops(proxy),
         **options,
     }
     wanted = {key: value for key, value in given.items() if value not in ("", None, ())}
     return Ssh(replace(parse_target(host), **read_options(SshTarget, wanted)))
 
 
-def _hops(proxy: Ssh | str | Iterable[Ssh | str] | None) -> tuple[SshTarget, ...]:
+def hops(proxy: Ssh | str | Iterable[Ssh | str] | None) -> tuple[SshTarget, ...]:
     """The hops in order; a hop that has hops of its own goes through them first."""
     if proxy is None:
         return ()
-    hops: list[SshTarget] = []
+    found: list[SshTarget] = []
     for each in (proxy,) if isinstance(proxy, str | Ssh) else proxy:
         for target in [each.target] if isinstance(each, Ssh) else [parse_target(word) for word in each.split(",")]:
-            hops += [*target.proxy, replace(target, proxy=())]
-    return tuple(hops)
+            found += [*target.proxy, replace(target, proxy=())]
+    return tuple(found)
 
 
 def prepare_tunnel(
@@ -175,11 +177,22 @@ def prepare_tunnel(
     session = current()
     template = template_for(forward, dsn)
     scheme = parse_template(template).base if template else ""
-    reference = session.sources.add(password)
+    reference = session.sources.add(_with_cluster(session, password, target))
     name = name or forward.name or default_name(forward, target.host)
     tunnel = session.prepare(target, forward, options, name, scheme)
     tunnel.template, tunnel.password = dsn, reference
     return session, tunnel
+
+
+def _with_cluster(session: Session, password: Secret, target: Target) -> Secret:
+    """The password, where it is a Kubernetes Secret as something that reads it. Raises SpecError."""
+    source = as_source(password) if isinstance(password, str) else password
+    if not isinstance(source, Source) or source.kind is not SourceKind.SECRET:
+        return password
+    if isinstance(target, ClusterTarget):
+        return ClusterSecret(session.secret, target, *source.secret_entry)
+    hint = "Give another SOURCE: env:NAME, keyring:SERVICE/USER, cmd:COMMAND or file:PATH"
+    raise SpecError(f"the password's secret: is read from a cluster, and {target.host} is none", hint=hint)
 
 
 def _far_ends(arguments: Mapping[str, Any]) -> tuple[list[Far], float]:
@@ -191,9 +204,10 @@ def _far_ends(arguments: Mapping[str, Any]) -> tuple[list[Far], float]:
     return [Far(wanted.forward, parse_template(template).base if template else "")], wanted.options.timeout
 
 
-def _together(
+def together(
     session: Session, tunnels: list[Tunnel], errors: list[ForwardError | None], *, exit_on_failure: bool
 ) -> ForwardGroup:
+    """The group of tunnels that were opened side by side; raises the first error where there is to be none."""
     failed = [error for error in errors if error is not None]
     if failed and (exit_on_failure or len(failed) == len(tunnels)):
         session.close(tunnels)

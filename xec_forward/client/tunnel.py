@@ -7,7 +7,7 @@ import inspect
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
@@ -99,6 +99,12 @@ class Tunnel(traitlets.HasTraits):
     def remote_port(self) -> int:
         """The far port."""
         return self.snapshot.remote_port
+
+    @property
+    def remote_port_name(self) -> str:
+        """The far port's name where it was given in the place of its number (Kubernetes), else ""."""
+        connect = self.request.forward.connect
+        return connect.port_name if connect is not None else ""
 
     @property
     def url(self) -> ConnectionString | None:
@@ -250,7 +256,8 @@ class Tunnel(traitlets.HasTraits):
         with changed:
             while not self.settled():
                 if not changed.wait(end - time.monotonic()):
-                    raise DeadlineError(f"not ready within {timeout:g} s, but {self.state}", hop=self.name)
+                    hint = "%forward shows what it is doing"
+                    raise DeadlineError(f"not ready within {timeout:g} s, but {self.state}", hop=self.name, hint=hint)
         return self
 
     async def await_ready(self, timeout: float = 30.0) -> Tunnel:
@@ -260,7 +267,7 @@ class Tunnel(traitlets.HasTraits):
     def settled(self) -> bool:
         """Whether clients are served now. Raises ForwardError where they will not be, before somebody acts."""
         if self.state is TunnelState.CLOSED:
-            raise ClosedError("the tunnel is closed", hop=self.name)
+            raise ClosedError("the tunnel is closed", hop=self.name, hint="Open it again")
         if self.state in (TunnelState.FAILED, TunnelState.WAITING):
             raise self.error or ForwardError(f"the tunnel is {self.state}", hop=self.name)
         return self.is_alive()
@@ -322,23 +329,32 @@ class Tunnel(traitlets.HasTraits):
         await self.aclose()
 
 
-class Opening:
+class _Handle(Protocol):
+    """A tunnel, or a group of them."""
+
+    async def __aexit__(self, *_: object) -> None: ...
+
+
+H = TypeVar("H", bound=_Handle)
+
+
+class Opening(Generic[H]):
     """An opening to await, or to use as `async with`."""
 
-    def __init__(self, open: Callable[[], Awaitable[Tunnel]]) -> None:
+    def __init__(self, open: Callable[[], Awaitable[H]]) -> None:
         self._open = open
-        self._tunnel: Tunnel | None = None
+        self._handle: H | None = None
 
-    def __await__(self) -> Generator[Any, None, Tunnel]:
+    def __await__(self) -> Generator[Any, None, H]:
         return self._open().__await__()
 
-    async def __aenter__(self) -> Tunnel:
-        self._tunnel = await self._open()
-        return self._tunnel
+    async def __aenter__(self) -> H:
+        self._handle = await self._open()
+        return self._handle
 
     async def __aexit__(self, *_: object) -> None:
-        if self._tunnel is not None:
-            await self._tunnel.aclose()
+        if self._handle is not None:
+            await self._handle.__aexit__()
 
 
 class _Changed:

@@ -1,4 +1,4 @@
-"""The arguments of `forward()`: keywords, as a call or an entry of a list has them, and what they mean."""
+"""The arguments of `forward()` and its like: keywords, as a call or an entry of a list has them; what they mean."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from ..errors import SpecError
-from ..line.flags import FLAGS, Flag, Section, networks, read_value
+from ..line.flags import Flag, Section, flags_of, networks, read_value
 from ..options import TunnelOptions
 from ..source import Source
 from ..spec import Endpoint, Forward, Kind, refuse_password
@@ -16,7 +16,27 @@ from ..spec import Endpoint, Forward, Kind, refuse_password
 Secret = str | Source | Callable[[], str] | None
 
 
-class ForwardArguments(TypedDict, total=False):
+class OptionArguments(TypedDict, total=False):
+    """The options of a tunnel (`options.TunnelOptions`), as keywords; times are seconds."""
+
+    local_interface: str
+    gateway_ports: bool
+    allowed_ips: str | Iterable[str]
+    auto_port: bool
+    guard: Literal["uid", "off"]
+    no_check: bool
+    hold: float
+    timeout: float
+    lazy: bool
+    retry_initial: bool
+    retry_delay: float
+    max_retries: int | None
+    ttl: float
+    idle: float
+    max_connections: int
+
+
+class ForwardArguments(OptionArguments, total=False):
     """What `forward()` takes, and each entry of `forward_multiple()`; every one may be left out.
 
     Keys:
@@ -43,17 +63,6 @@ class ForwardArguments(TypedDict, total=False):
     name: str
     dsn: str
     password: Secret
-    local_interface: str
-    gateway_ports: bool
-    allowed_ips: str | Iterable[str]
-    guard: Literal["uid", "off"]
-    no_check: bool
-    hold: float
-    timeout: float
-    lazy: bool
-    ttl: float
-    idle: float
-    max_connections: int
     socks_user: str
     socks_password: Secret
 
@@ -83,14 +92,19 @@ def read(arguments: Mapping[str, Any], keep: Callable[[Secret], str]) -> Wanted:
         SpecError: one is unknown, malformed, or missing.
     """
     check_names(arguments, (*_OWN, *_OPTIONS), "forward()")
+    options, dsn = read_settings(arguments, keep)
+    return Wanted(_forward(arguments), options, dsn, arguments.get("password"))
+
+
+def read_settings(arguments: Mapping[str, Any], keep: Callable[[Secret], str]) -> tuple[TunnelOptions, str]:
+    """The options among the keywords, and the template of the connection string; see `read`."""
     dsn = str(arguments.get("dsn") or "")
     if dsn:
         refuse_password(dsn, fix="give password= a SOURCE, a callable or the secret itself")
     options = {key: value for key, value in arguments.items() if key in _OPTIONS}
     if "socks_password" in options:
         options["socks_password"] = keep(options["socks_password"])
-    chosen = TunnelOptions(**read_options(TunnelOptions, options))
-    return Wanted(_forward(arguments), chosen, dsn, arguments.get("password"))
+    return TunnelOptions(**read_options(TunnelOptions, options)), dsn
 
 
 def read_options(section: Section, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,8 +113,13 @@ def read_options(section: Section, given: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         SpecError: one is of another type, or out of its limits.
     """
-    flags = {flag.field: flag for flag in FLAGS.values() if flag.section is section}
-    return {name: _option(flags[name], value) if name in flags else value for name, value in given.items()}
+    flags = flags_of(section)
+    # None says "unless told" where it is what an option is unless told.
+    unsaid = {field.name for field in fields(section) if field.default is None}
+    return {
+        name: _option(flags[name], value) if name in flags and not (value is None and name in unsaid) else value
+        for name, value in given.items()
+    }
 
 
 def _option(flag: Flag, value: Any) -> Any:
@@ -128,9 +147,7 @@ def _forward(arguments: Mapping[str, Any]) -> Forward:
     except ValueError:
         raise SpecError(f"type is {kind_name!r}, not local, remote or dynamic") from None
     for what in ("local_port", "remote_port"):
-        port = arguments.get(what)
-        if port is not None and not (type(port) is int and 0 <= port <= 65535):
-            raise SpecError(f"{what} is {port!r}, not a port from 0 to 65535")
+        check_port(what, arguments.get(what))
     near = _endpoint(arguments.get("local_host"), arguments.get("local_port"))
     far = _endpoint(arguments.get("remote_host"), arguments.get("remote_port"))
     match kind:
@@ -146,6 +163,12 @@ def _forward(arguments: Mapping[str, Any]) -> Forward:
             return Forward(kind, far, near, name)
         case Kind.DYNAMIC:
             return Forward(kind, near, None, name)
+
+
+def check_port(what: str, port: object, lowest: int = 0) -> None:
+    """Raise SpecError for what is neither a port's number nor None."""
+    if port is not None and not (type(port) is int and lowest <= port <= 65535):
+        raise SpecError(f"{what} is {port!r:.60}, not a port from {lowest} to 65535")
 
 
 def _endpoint(host: object, port: int | None) -> Endpoint:

@@ -18,9 +18,9 @@ from typing import SupportsIndex
 from urllib.parse import quote, unquote
 
 from ..errors import ConfigError, SpecError
-from ..services import PORTS, scheme_for_port
+from ..services import PORTS, scheme_for_name, scheme_for_port
 from ..source import SOURCE_FORMS
-from ..spec import Forward, Kind
+from ..spec import Forward, Kind, Resource
 from .urls import MASK, SCHEME, SECRET_KEYS, Parts, conninfo_of, masked, query_of, suffix, taken_apart
 
 __all__ = ["ConnectionString", "Secret", "make", "parse_template", "suffix", "template_for"]
@@ -184,7 +184,10 @@ class ConnectionString(str):
 
 
 def template_for(forward: Forward, dsn_option: str = "") -> str:
-    """The template a forward asks for: `--dsn`, else its URL, else the scheme that its far port suggests, else ""."""
+    """The template a forward asks for: `--dsn`, else its URL, else the scheme that its far port suggests, else "".
+
+    A Kubernetes port is known by its number or by its name.
+    """
     if dsn_option or forward.url:
         return dsn_option or forward.url
     if forward.kind is Kind.DYNAMIC:
@@ -193,7 +196,7 @@ def template_for(forward: Forward, dsn_option: str = "") -> str:
         return ""
     socket = _PG_SOCKET.fullmatch(forward.connect.path)
     port = int(socket[2]) if socket else forward.connect.port
-    scheme = scheme_for_port(port) if port else ""
+    scheme = scheme_for_port(port) if port else scheme_for_name(forward.connect.port_name)
     return f"{scheme}://" if scheme else ""
 
 
@@ -262,7 +265,8 @@ def make(
             parameters.append(("directConnection", "true"))
     if host.startswith("/"):
         return ConnectionString(_through_socket(replace(parts, path=path), host, port, parameters).url)
-    name, address = parts.host or far_host, _reachable(host)
+    # A RESOURCE is no name that a certificate could be for.
+    name, address = parts.host or ("" if Resource.stands_in(far_host) else far_host), _reachable(host)
     wants_name = any(pair == ("sslmode", "verify-full") or pair[0] == "hostaddr" for pair in parts.parameters)
     if parts.base == "postgresql" and wants_name and name and not name.startswith("/"):
         parameters.insert(0, ("hostaddr", address))

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from . import bridge
 from .magics import ForwardMagics
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def load(shell: InteractiveShell) -> None:
     for module, name in _SHOWN:
         _formatter(shell).for_type_by_name(module, name, magics.display_value)
     _wrap_shutdown(getattr(shell, "kernel", None))
+    bridge.install(shell)
     threading.Thread(target=_warm, args=(shell,), name="xec_forward warm-up", daemon=True).start()
 
 
@@ -43,9 +45,11 @@ def unload(shell: InteractiveShell) -> None:
     if not isinstance(magics, ForwardMagics):
         return
     for kind in ("line", "cell"):
-        shell.magics_manager.magics[kind].pop("forward", None)
+        for name in ("forward", "k8s_forward"):
+            shell.magics_manager.magics[kind].pop(name, None)
     shell.events.unregister("pre_execute", magics.begin_execution)
     _unwrap_shutdown(getattr(shell, "kernel", None))
+    bridge.remove(shell)
     _stop()
     magics.forget()
     formatter = _formatter(shell)

@@ -1,4 +1,6 @@
-"""`%forward` and `%%forward`: expand, parse, act, show. What a line means is `line`'s, what it does `openings`'.
+"""`%forward`, `%k8s_forward` and their cells: expand, parse, act, show.
+
+What a line means is `line`'s, what it does `openings`'.
 
 Nothing but IPython is imported with this module: `%load_ext` is to be quick, and most kernels never open a tunnel.
 """
@@ -22,11 +24,14 @@ if TYPE_CHECKING:
     from ..client.group import ForwardGroup
     from ..client.session import Session
     from ..client.tunnel import Tunnel
-    from ..line import Line
-    from ..options import SshTarget
+    from ..line import Dialect, Line
+    from ..options import ClusterTarget, SshTarget
     from ..render import Card, View
     from .live import LiveWatcher
     from .openings import Openings
+
+
+_CLIENT = "xec_forward.client"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -73,19 +78,43 @@ class ForwardMagics(Magics):
 
         The notebook gets `pg`, the tunnel, and `pg_dsn`, a connection string that is shown without its password.
         """
-        return self._forward(line, cell, local_ns or {})
+        from ..line import SSH
 
-    def _forward(self, text: str, cell: str | None, local_ns: Mapping[str, Any]) -> Any:
+        return self._forward(line, cell, local_ns or {}, SSH)
+
+    @needs_local_scope
+    @no_var_expand
+    @line_cell_magic
+    def k8s_forward(self, line, cell=None, local_ns=None):  # type: ignore[no-untyped-def]
+        """Open services of a Kubernetes cluster: one line, and a connection string that works.
+
+        %k8s_forward [OPTIONS] RESOURCE PORT [PORT ...]   open until the kernel ends
+        %%k8s_forward [OPTIONS]                  the same, each line of the cell being RESOURCE PORT ...
+        %k8s_forward                             the table of tunnels
+        %k8s_forward --close NAME [...]          close these;  --close-all: all of them
+        %k8s_forward --reconnect NAME [...]      drop the link, keep the port, dial again
+        %k8s_forward --help                      every form and option
+
+        %k8s_forward svc/postgres 5432 -n production --dsn postgresql://ana@/sales --password secret:postgres/password
+
+        The notebook gets `postgres`, the tunnel, and `postgres_dsn`, a connection string that is shown without its
+        password.
+        """
+        from ..line import KUBERNETES
+
+        return self._forward(line, cell, local_ns or {}, KUBERNETES)
+
+    def _forward(self, text: str, cell: str | None, local_ns: Mapping[str, Any], dialect: Dialect) -> Any:
         from ..errors import ForwardError
-        from ..line import Action, parse_line, parse_list, split
+        from ..line import Action, parse_line, split
 
         line: Line | None = None
         with _interruptible():
             try:
                 expanded, targets = self._expand(text, local_ns)
-                line = parse_line(split(expanded), targets)
+                line = parse_line(split(expanded), targets, dialect, head=cell is not None)
                 if cell is not None:
-                    return self._open(self._listed(line, cell, parse_list), line)
+                    return self._open(self._listed(line, cell, dialect), line)
                 match line.action:
                     case Action.HELP:
                         print(line.text)
@@ -116,20 +145,22 @@ class ForwardMagics(Magics):
                 raise
         return None
 
-    def _listed(self, head: Line, cell: str, parse_list: Any) -> tuple[Line, ...]:
+    def _listed(self, head: Line, cell: str, dialect: Dialect) -> tuple[Line, ...]:
         from ..errors import SpecError
+        from ..line import KUBERNETES, parse_list
 
         if head.forwards:
+            magic, word = dialect.magic, dialect.word
+            alone, first = (word, magic) if dialect is KUBERNETES else (f"TARGET {word}", f"{magic} TARGET")
             raise SpecError(
-                "%%forward with a SPEC on its line, for the cell alone, is not part of this version",
-                hint="Write %forward TARGET SPEC, or one SPEC in each line of the cell under %%forward TARGET",
+                f"%{magic} with a {word} on its line, for the cell alone, is not part of this version",
+                hint=f"Write {magic} {alone}, or one {word} in each line of the cell under %{first}",
             )
-        lines: tuple[Line, ...] = parse_list(head, cell)
-        return lines
+        return parse_list(head, cell, dialect)
 
     # ---- $name and {expression} ----
 
-    def _expand(self, text: str, local_ns: Mapping[str, Any]) -> tuple[str, Mapping[str, SshTarget]]:
+    def _expand(self, text: str, local_ns: Mapping[str, Any]) -> tuple[str, Mapping[str, SshTarget | ClusterTarget]]:
         """The line with IPython's expansions done; a target made in Python becomes a word that stands for it."""
         if "$" not in text and "{" not in text:
             return text, {}
@@ -294,14 +325,15 @@ class _Formatter(DollarFormatter):
 
     def __init__(self) -> None:
         super().__init__()
-        self.targets: dict[str, SshTarget] = {}
+        self.targets: dict[str, SshTarget | ClusterTarget] = {}
 
     def format_field(self, value: Any, format_spec: str) -> Any:
         import sys
 
         # A target can only be there if its module is: no need to load it for every line.
-        module = sys.modules.get("xec_forward.client.targets")
-        if module is None or not isinstance(value, module.Ssh):
+        made = ((f"{_CLIENT}.targets", "Ssh"), (f"{_CLIENT}.cluster", "Cluster"))
+        kinds = tuple(getattr(sys.modules[module], name) for module, name in made if module in sys.modules)
+        if not isinstance(value, kinds):
             return super().format_field(value, format_spec)
         word = f"target-{len(self.targets) + 1}.invalid"
         self.targets[word] = value.target

@@ -1,11 +1,14 @@
-"""A whole `%forward` line: words in, one frozen dataclass out. Ground floor, no I/O.
+"""A whole line of `%forward` or `%k8s_forward`: words in, one frozen dataclass out. Ground floor, no I/O.
 
-parser  what a line may be, and what it means
-reader  one pass over its words
-flags   the options, made from the dataclasses of `options`
-usage   the help text, made from the same
+parser   what a line may be, and what it means
+cluster  RESOURCE PORT ... and their cluster
+dialect  what tells the lines of the two magics apart
+reader   one pass over the words
+flags    the options, made from the dataclasses of `options`
+usage    the help text, made from the same
 """
 
+from .dialect import KUBERNETES, SSH, Dialect
 from .parser import Action, Line, parse_line, parse_list, split
 
-__all__ = ["Action", "Line", "parse_line", "parse_list", "split"]
+__all__ = ["KUBERNETES", "SSH", "Action", "Dialect", "Line", "parse_line", "parse_list", "split"]

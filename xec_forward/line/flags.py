@@ -15,16 +15,16 @@ from typing import get_type_hints
 
 from ..dsn import parse_template
 from ..errors import SpecError
-from ..options import CommandTarget, Service, SshTarget, TunnelOptions
+from ..options import ClusterTarget, CommandTarget, Service, SshTarget, TunnelOptions
 from ..source import SOURCE_FORMS
 from ..spec import check_name, parse_target
 from ..spec.hints import is_ipv6
 from ..spec.parts import Malformed, read_host
 from ..spec.words import holds_password, quote
 
-__all__ = ["FLAGS", "Flag", "Section", "duration", "networks", "read_value", "unknown"]
+__all__ = ["CLUSTER_FLAGS", "FLAGS", "Flag", "Section", "duration", "flags_of", "networks", "read_value"]
 
-Section = type[SshTarget] | type[CommandTarget] | type[TunnelOptions] | type[Service]
+Section = type[SshTarget] | type[CommandTarget] | type[ClusterTarget] | type[TunnelOptions] | type[Service]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +74,12 @@ _KINDS: dict[object, type] = {
 }
 
 
-def _flags() -> dict[str, Flag]:
+def _flags(*sections: Section, without: tuple[str, ...] = ()) -> Mapping[str, Flag]:
     found: dict[str, Flag] = {}
-    sections: tuple[Section, ...] = (Service, TunnelOptions, SshTarget, CommandTarget)
     for section in sections:
         types = get_type_hints(section)
         for each in fields(section):
-            if "help" not in each.metadata:  # SshTarget.host: the TARGET itself
+            if "help" not in each.metadata or each.name in without:  # SshTarget.host: the TARGET itself
                 continue
             meta = each.metadata
             long = meta["flag"] or "--" + each.name.replace("_", "-")
@@ -88,11 +87,21 @@ def _flags() -> dict[str, Flag]:
             kind = _KINDS[types[each.name]]
             flag = Flag(section, each.name, spellings, kind, meta["metavar"], meta["help"], meta["least"], meta["most"])
             found.update(dict.fromkeys(spellings, flag))
-    return found
+    return MappingProxyType(found)
 
 
-FLAGS: Mapping[str, Flag] = MappingProxyType(_flags())
-"""Spelling -> flag, in the order of the reference."""
+FLAGS = _flags(Service, TunnelOptions, SshTarget, CommandTarget)
+"""Those of %forward: spelling -> flag, in the order of the reference."""
+
+# A cluster leads to ports of pods: there is no SOCKS proxy.
+_OF_SOCKS = ("socks_user", "socks_password", "set_proxy_env")
+CLUSTER_FLAGS = _flags(Service, TunnelOptions, ClusterTarget, without=_OF_SOCKS)
+"""Those of %k8s_forward."""
+
+
+def flags_of(section: Section) -> dict[str, Flag]:
+    """The options of one dataclass, by the field's name."""
+    return {flag.field: flag for flag in (*FLAGS.values(), *CLUSTER_FLAGS.values()) if flag.section is section}
 
 
 def read_value(flag: Flag, spelling: str, text: str) -> object:
@@ -214,23 +223,3 @@ def _interface(spelling: str, text: str) -> str:
     raise SpecError(
         f"{spelling} {quote(text)}: an address of this machine is expected", hint=f"Write {spelling} 127.0.0.1"
     )
-
-
-def unknown(spelling: str, others: tuple[str, ...] = ()) -> SpecError:
-    """The error for an option that there is none of; it names the nearest.
-
-    Args:
-        spelling: the option without its value.
-        others: spellings beside FLAGS.
-    """
-    known = [word for word in (*FLAGS, *others) if word.startswith("--")] if spelling.startswith("--") else []
-    # An abbreviation first, `--pass`: there are none, and difflib would say --as.
-    near = [word for word in known if len(spelling) > 3 and word.startswith(spelling)]
-    near = near or get_close_matches(spelling[:40], known, n=1, cutoff=0.7)
-    if spelling == "-o":
-        hint = "Say it in ssh_config, or in a file of your own with -F FILE"
-    elif near:
-        hint = f"Did you mean {' or '.join(near)}? %forward --help lists them all"
-    else:
-        hint = "%forward --help lists them all"
-    return SpecError(f"this version has no option {quote(spelling)[1:-1]}", hint=hint)

@@ -1,11 +1,12 @@
-"""A whole `%forward` line, from words to one frozen dataclass. Ground floor, no I/O.
+"""A whole line of `%forward` or `%k8s_forward`, from words to one frozen dataclass. Ground floor, no I/O.
 
     line    = OPEN | "--close" NAME ... | "--close-all" | "--reconnect" NAME ... | "--help" | (nothing: the list)
             | "--doctor" OPEN
     OPEN    = TARGET and any number of SPECs, -L SPEC, -R REMOTE, -D PORT and options, in any order
+            | RESOURCE or -l SELECTOR, any number of PORTs, and options, in any order      (%k8s_forward)
 
-The first word that is no option is TARGET, the others are SPECs; `-L`, `-R` and `-D` keep their place among
-them. Options are spelled in full (`--pass` is not `--password`), take their value as `--opt VALUE` or
+The first word that is no option is TARGET (RESOURCE), the others are SPECs (PORTs); `-L`, `-R` and `-D` keep their
+place among them. Options are spelled in full (`--pass` is not `--password`), take their value as `--opt VALUE` or
 `--opt=VALUE`, and end at `--`; short ones may stand together, as in `-NTL 5432:pg.vpc:5432`. A value that begins
 with two dashes, or is itself an option, needs the `=`.
 
@@ -22,9 +23,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from ..errors import SpecError
-from ..options import CommandTarget, Service, SshTarget, Target, TunnelOptions
+from ..options import ClusterTarget, CommandTarget, Service, SshTarget, Target, TunnelOptions
 from ..source import Source
 from ..spec import Forward
+from .cluster import read_cluster, read_ports
+from .dialect import KUBERNETES, SSH, Dialect
 from .reader import Action, Entry, Reader
 from .usage import help_text
 
@@ -56,14 +59,22 @@ class Line:
     sources: Mapping[str, Source] = field(default_factory=dict)
     text: str = ""
 
+    @property
+    def dialect(self) -> Dialect:
+        """Whose line it is, as far as its target tells."""
+        return KUBERNETES if isinstance(self.target, ClusterTarget) else SSH
+
     def require_forwards(self) -> None:
         """Check that an OPEN has something to open: a line of its own needs a SPEC, the head of a list does not.
 
         Raises:
             SpecError: it has no SPEC.
         """
-        if self.action is Action.OPEN and not self.forwards:
-            raise SpecError("a SPEC is missing: nothing says what to open", hint="Write %forward bastion pg.vpc:5432")
+        if self.action is not Action.OPEN or self.forwards:
+            return
+        if self.dialect is KUBERNETES:
+            raise SpecError("RESOURCE is missing: nothing says what to open", hint=f"Write {_example(KUBERNETES)}")
+        raise SpecError("a SPEC is missing: nothing says what to open", hint="Write %forward bastion pg.vpc:5432")
 
 
 def split(text: str) -> list[str]:
@@ -109,92 +120,146 @@ def _without_comment(text: str) -> tuple[str, str]:
     return text, quoted
 
 
-def parse_line(words: Sequence[str], targets: Mapping[str, SshTarget] = MappingProxyType({})) -> Line:
+def parse_line(
+    words: Sequence[str],
+    targets: Mapping[str, SshTarget | ClusterTarget] = MappingProxyType({}),
+    dialect: Dialect = SSH,
+    *,
+    head: bool = False,
+) -> Line:
     """Read the words of a line.
 
     Args:
         words: as `split` makes them.
         targets: words that stand for targets made in Python; such a target is used as it is.
+        dialect: whose line it is.
+        head: it is the first line of a cell: that of %%k8s_forward may be empty.
 
     Raises:
         SpecError: a word is malformed or unknown, or words do not go together.
     """
-    if not words:
+    if not words and not (head and dialect is KUBERNETES):
         return Line(Action.LIST)
-    reader = Reader(words)
+    reader = Reader(words, dialect)
     reader.read()
     if reader.action is Action.HELP:
-        return Line(Action.HELP, text=help_text())
+        return Line(Action.HELP, text=help_text(dialect=dialect))
     if reader.action not in (Action.OPEN, Action.DOCTOR):
-        return _act(reader)
-    target, rest = _target(reader, targets)
+        return _act(reader, dialect)
+    _resolve_proxy(reader, targets)
+    if dialect is KUBERNETES:
+        target: Target
+        target, entries = read_cluster(reader, targets)
+        forwards = read_ports(entries)
+    else:
+        target, entries = _target(reader, targets)
+        forwards = tuple(word.forward() for word in entries)
     line = Line(
         reader.action,
         target=target,
-        forwards=tuple(word.forward() for word in rest),
+        forwards=forwards,
         tunnel=replace(TunnelOptions(), **reader.given[TunnelOptions]),
         service=replace(Service(), **reader.given[Service]),
         notes=reader.notes(),
         sources=reader.sources,
     )
-    _check_names(line.forwards, line.service.name)
+    _check_names(line.forwards, line.service.name, dialect)
     return line
 
 
-def parse_list(head: Line, body: str) -> tuple[Line, ...]:
-    """Read a cell in which each line is one SPEC with its own options.
+def _example(dialect: Dialect) -> str:
+    return f"{dialect.magic} {dialect.example}"
+
+
+def _resolve_proxy(reader: Reader, targets: Mapping[str, SshTarget | ClusterTarget]) -> None:
+    """Hops of --proxy that stand for targets made in Python. Raises SpecError."""
+    for given in reader.given.values():
+        hops: list[SshTarget] = []
+        for hop in given.get("proxy", ()):
+            made = targets.get(hop.host, hop)
+            if isinstance(made, ClusterTarget):
+                raise SpecError("--proxy takes SSH hosts, not a cluster", hint="Write --proxy bastion")
+            hops += [hop] if made is hop else [*made.proxy, replace(made, proxy=())]
+        if hops:
+            given["proxy"] = tuple(hops)
+
+
+def parse_list(head: Line, body: str, dialect: Dialect = SSH) -> tuple[Line, ...]:
+    """Read a cell in which each line is one SPEC, or RESOURCE PORT ..., with its own options.
 
     Args:
         head: the cell's first line; its target holds for all, its options where a line says nothing else, but
             for `--as`, which names the group.
         body: the cell's other lines. Empty ones and comments count for nothing.
+        dialect: whose lines they are.
 
     Returns:
-        One OPEN for each SPEC.
+        One OPEN for each line.
 
     Raises:
         SpecError: its hop is the line as numbered in the cell, where `head` is line 1.
     """
     if head.action is not Action.OPEN or head.target is None:
-        raise SpecError("a list of SPECs follows a TARGET", hint="Write %%forward bastion, then one SPEC in each line")
+        after = "options of the cluster alone" if dialect is KUBERNETES else "a TARGET"
+        raise SpecError(
+            f"a list of {dialect.word}s follows {after}",
+            hint=f"Write %{dialect.magic} {dialect.head}, then one {dialect.word} in each line",
+        )
     if head.forwards:
         raise SpecError(
-            "the first line has SPECs of its own", hint="Write %%forward TARGET, and each SPEC in a line of the cell"
+            f"the first line has {dialect.word}s of its own",
+            hint=f"Write %{dialect.magic} {dialect.head}, and each {dialect.word} in a line of the cell",
         )
     lines: list[Line] = []
+    names: list[str] = []
     for number, text in enumerate(body.split("\n"), 2):
         try:
             words = split(text)
             if not words:
                 continue
-            lines.append(_list_line(head, words))
-            names = [line.service.name or line.forwards[0].name for line in lines]
-            if names[-1] and names[-1] in names[:-1]:
-                raise SpecError(f"the name {names[-1]} is given twice", hint="Give each SPEC a name of its own")
+            lines.append(_list_line(head, words, dialect))
+            own = [lines[-1].service.name, *(forward.name for forward in lines[-1].forwards)]
+            for name in dict.fromkeys(filter(None, own)):
+                if name in names:
+                    raise _twice(name, dialect)
+                names.append(name)
         except SpecError as error:
             problem = error
         else:
             continue
         raise SpecError(problem.message, hop=f"line {number}", hint=problem.hint)
     if not lines:
-        raise SpecError("the cell has no SPEC", hint="Write one in each line: sales=postgresql://ana@pg.vpc/sales")
+        example = "svc/postgres 5432 --as pg" if dialect is KUBERNETES else "sales=postgresql://ana@pg.vpc/sales"
+        raise SpecError(f"the cell has no {dialect.word}", hint=f"Write one in each line: {example}")
     return tuple(lines)
 
 
-def _list_line(head: Line, words: list[str]) -> Line:
-    reader = Reader(words, listed=True)
+def _twice(name: str, dialect: Dialect) -> SpecError:
+    return SpecError(f"the name {name} is given twice", hint=f"Give each {dialect.word.split()[-1]} a name of its own")
+
+
+def _list_line(head: Line, words: list[str], dialect: Dialect) -> Line:
+    reader = Reader(words, dialect, listed=True)
     reader.read()
     if reader.action is Action.HELP:
-        raise SpecError("--help stands alone", hint="Write %forward --help")
-    if len(reader.entries) != 1:
-        raise SpecError("one SPEC is expected in each line", hint="Write a SPEC and its options; TARGET is in line 1")
-    forward = reader.entries[0].forward()
+        raise SpecError("--help stands alone", hint=f"Write {dialect.magic} --help")
+    if dialect is KUBERNETES:
+        forwards = read_ports(reader.entries)
+        if not forwards:
+            raise SpecError("RESOURCE PORT is expected in each line", hint="Write svc/postgres 5432 and its options")
+    else:
+        if len(reader.entries) != 1:
+            hint = "Write a SPEC and its options; TARGET is in line 1"
+            raise SpecError("one SPEC is expected in each line", hint=hint)
+        forwards = (reader.entries[0].forward(),)
     service = replace(head.service, **{"name": "", **reader.given[Service]})
-    _check_names((forward,), service.name)
+    if service.name and len(forwards) > 1:
+        raise SpecError("--as names one tunnel, and this line opens several", hint="Write NAME= in front of each PORT")
+    _check_names(forwards, service.name, dialect)
     return Line(
         Action.OPEN,
         target=head.target,
-        forwards=(forward,),
+        forwards=forwards,
         tunnel=replace(head.tunnel, **reader.given[TunnelOptions]),
         service=service,
         notes=reader.notes(),
@@ -202,7 +267,7 @@ def _list_line(head: Line, words: list[str]) -> Line:
     )
 
 
-def _target(reader: Reader, targets: Mapping[str, SshTarget]) -> tuple[Target, list[Entry]]:
+def _target(reader: Reader, targets: Mapping[str, SshTarget | ClusterTarget]) -> tuple[Target, list[Entry]]:
     """The target with its options, and the entries after it is taken out."""
     if reader.given[CommandTarget]:
         return _command(reader), reader.entries
@@ -211,11 +276,13 @@ def _target(reader: Reader, targets: Mapping[str, SshTarget]) -> tuple[Target, l
         raise SpecError("TARGET is missing: nothing says where to", hint="Write %forward bastion 5432:pg.vpc:5432")
     first, given = plain[0], reader.given[SshTarget]
     rest = [entry for entry in reader.entries if entry is not first]
-    if first.word in targets:
+    if made := targets.get(first.word):
+        if isinstance(made, ClusterTarget):
+            raise SpecError("a cluster stands where TARGET is expected", hint="Write it on a %k8s_forward line")
         if given:
             names = ", ".join("--" + name.replace("_", "-") for name in given)
             raise SpecError(f"{names}: a target made in Python is used as it is", hint="Give it to xf.ssh(...) instead")
-        return targets[first.word], rest
+        return made, rest
     target = first.target()
     for name, option in (("username", "-l/--username"), ("port", "-p/--port")):
         if getattr(target, name) and name in given and given[name] != getattr(target, name):
@@ -236,16 +303,16 @@ def _command(reader: Reader) -> CommandTarget:
     return target
 
 
-def _check_names(forwards: tuple[Forward, ...], name: str) -> None:
+def _check_names(forwards: tuple[Forward, ...], name: str, dialect: Dialect) -> None:
     names = [forward.name for forward in forwards if forward.name]
     for each in names:
         if names.count(each) > 1:
-            raise SpecError(f"the name {each} is given twice", hint="Give each SPEC a name of its own")
+            raise _twice(each, dialect)
     if name and len(forwards) == 1 and names and names[0] != name:
         raise SpecError(f"--as {name} and {names[0]}= name the same tunnel", hint="Leave one of them out")
 
 
-def _act(reader: Reader) -> Line:
+def _act(reader: Reader, dialect: Dialect) -> Line:
     """The line of an action on tunnels."""
     action, option = reader.action, f"--{reader.action}"
     odd = [entry.option for entry in reader.entries if entry.option]
@@ -257,5 +324,5 @@ def _act(reader: Reader) -> Line:
     if action is Action.CLOSE_ALL and names:
         raise SpecError("--close-all takes no names", hint=f"Write --close {' '.join(names)}, or --close-all alone")
     if action is not Action.CLOSE_ALL and not names:
-        raise SpecError(f"{option} needs the name of a tunnel", hint="%forward alone lists them")
+        raise SpecError(f"{option} needs the name of a tunnel", hint=f"{dialect.magic} alone lists them")
     return Line(action, names=names, service=replace(Service(), **reader.given[Service]))

@@ -1,20 +1,24 @@
-"""The words of a `%forward` line, gone through once and sorted; `line` says the rules. Ground floor, no I/O."""
+"""The words of a line, gone through once and sorted; `parser` says the rules. Ground floor, no I/O."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 from ..errors import SpecError
-from ..options import CommandTarget, Service, SshTarget, TunnelOptions
+from ..options import SshTarget
 from ..source import Source, SourceKind, parse_source
-from ..spec import Forward, Kind, parse_forward, parse_target
+from ..spec import Forward, Kind, Resource, parse_forward, parse_port, parse_resource, parse_selector, parse_target
 from ..spec.words import quote
-from .flags import FLAGS, Flag, Section, read_value, unknown
+from .dialect import KUBERNETES, Dialect
+from .flags import Flag, Section, read_value
 
 __all__ = ["Action", "Entry", "Reader"]
+
+
+T = TypeVar("T")
 
 
 class Action(StrEnum):
@@ -31,10 +35,10 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A word that is no option, or the argument of -L, -R or -D.
+    """A word that is no option, or the argument of one that has its place among them (`Dialect.words`).
 
     Attributes:
-        option: "" or one of the three.
+        option: "" or that one.
         after: the SOURCE option whose unquoted rest this may be: then no error repeats it.
         place: its number on the line, for that error.
     """
@@ -46,19 +50,27 @@ class Entry:
 
     def forward(self) -> Forward:
         """Read as a SPEC. Raises SpecError."""
-        try:
-            return parse_forward(self.word, kind=_FORWARDS.get(self.option, Kind.LOCAL))
-        except SpecError as error:
-            problem = error
-        raise self._hidden("SPEC") if self.after else problem
+        kind = _FORWARDS.get(self.option, Kind.LOCAL)
+        return self._read("SPEC", lambda word: parse_forward(word, kind=kind))
 
     def target(self) -> SshTarget:
         """Read as a TARGET. Raises SpecError."""
+        return self._read("TARGET", parse_target)
+
+    def resource(self) -> Resource:
+        """Read as a RESOURCE, after -l as a label selector. Raises SpecError."""
+        return self._read("RESOURCE", parse_selector if self.option else parse_resource)
+
+    def port(self, resource: Resource) -> Forward:
+        """Read as a PORT of a resource. Raises SpecError."""
+        return self._read("PORT", lambda word: parse_port(word, resource))
+
+    def _read(self, what: str, parse: Callable[[str], T]) -> T:
         try:
-            return parse_target(self.word)
+            return parse(self.word)
         except SpecError as error:
             problem = error
-        raise self._hidden("TARGET") if self.after else problem
+        raise self._hidden(what) if self.after else problem
 
     def tunnel_name(self, option: str) -> str:
         """Read as the name of a tunnel, for `option`. Raises SpecError."""
@@ -75,12 +87,9 @@ class Entry:
         )
 
 
-SECTIONS: tuple[Section, ...] = (Service, TunnelOptions, SshTarget, CommandTarget)
 _FORWARDS = {"-L": Kind.LOCAL, "-R": Kind.REMOTE, "-D": Kind.DYNAMIC}
-_IGNORED = ("-N", "-T", "-f")
 _ACTIONS = {f"--{action}": action for action in (Action.CLOSE, Action.CLOSE_ALL, Action.RECONNECT, Action.DOCTOR)}
 _HELP = ("-h", "--help")
-_OTHERS = (*_FORWARDS, *_IGNORED, *_ACTIONS, *_HELP)
 
 
 class Reader:
@@ -88,18 +97,20 @@ class Reader:
 
     Attributes:
         action: what the line asks for.
-        entries: the words that are no option, and the arguments of -L, -R and -D, in order.
+        entries: the words that are no option, and the arguments of those that have a place among them, in order.
         given: the options, by the dataclass they belong to and the field.
         sources: reference -> SOURCE.
     """
 
-    def __init__(self, words: Sequence[str], *, listed: bool = False) -> None:
+    def __init__(self, words: Sequence[str], dialect: Dialect, *, listed: bool = False) -> None:
         self.action = Action.OPEN
         self.entries: list[Entry] = []
-        self.given: dict[Section, dict[str, Any]] = {section: {} for section in SECTIONS}
+        self.given: dict[Section, dict[str, Any]] = {section: {} for section in dialect.sections}
         self.sources: dict[str, Source] = {}
         self._words = list(words)
         self._next = 0
+        self._dialect = dialect
+        self._others = (*dialect.words, *dialect.ignored, *_ACTIONS, *_HELP)
         self._listed = listed
         self._after = ""
         self._ignored: list[str] = []
@@ -134,7 +145,9 @@ class Reader:
             self._set_action(spelling)
             if equals:
                 self.entries.append(Entry(value, "", "", self._next))
-        elif flag := FLAGS.get(spelling):
+        elif spelling in self._dialect.words:
+            self._placed(spelling, value if equals else None)
+        elif flag := self._dialect.flags.get(spelling):
             self._flag(flag, spelling, value if equals else None)
         else:
             raise self._unknown(spelling)
@@ -146,24 +159,29 @@ class Reader:
             if spelling in _HELP:
                 self.action = Action.HELP
                 return
-            if spelling in _IGNORED:
+            if spelling in self._dialect.ignored:
                 self._after = ""
                 self._ignored.append(spelling)
-            elif spelling in _FORWARDS:
-                self._after = ""
-                value = self._value(spelling, "SPEC", rest)
-                self.entries.append(Entry(value, spelling, "", self._next))
+            elif spelling in self._dialect.words:
+                self._placed(spelling, rest)
                 return
-            elif flag := FLAGS.get(spelling):
+            elif flag := self._dialect.flags.get(spelling):
                 self._flag(flag, spelling, rest)
                 return
             else:
                 raise self._unknown(spelling)
 
+    def _placed(self, spelling: str, value: str | None) -> None:
+        """An option whose argument keeps its place among the words."""
+        self._after = ""
+        metavar = "app=api" if self._dialect is KUBERNETES else "SPEC"
+        self.entries.append(Entry(self._value(spelling, metavar, value), spelling, "", self._next))
+
     def _flag(self, flag: Flag, spelling: str, value: str | None) -> None:
         self._after = ""
-        if self._listed and flag.section in (SshTarget, CommandTarget):
-            raise SpecError(f"{spelling} belongs to TARGET", hint="Put it in the first line of the cell")
+        if self._listed and flag.section in self._dialect.targets:
+            what = "the cluster" if self._dialect is KUBERNETES else "TARGET"
+            raise SpecError(f"{spelling} belongs to {what}", hint="Put it in the first line of the cell")
         given = self.given[flag.section]
         if flag.switch:
             if value is not None:
@@ -173,10 +191,15 @@ class Reader:
         text = self._value(spelling, flag.metavar, value)
         if flag.source:
             source = parse_source(text, spelling)
+            if source.kind is SourceKind.SECRET and self._dialect is not KUBERNETES:
+                raise SpecError(
+                    f"{spelling} secret: is read from a cluster, and {self._dialect.magic} leads to none",
+                    hint="Give another SOURCE: env:NAME, keyring:SERVICE/USER, cmd:COMMAND, file:PATH or prompt",
+                )
             self.sources[source.reference] = source
             given[flag.field] = source.reference
             # `--password cmd:pass show db` without quotes: the words after it are part of the SOURCE.
-            self._after = "" if source.kind is SourceKind.ENV else spelling
+            self._after = "" if source.kind in (SourceKind.ENV, SourceKind.SECRET) else spelling
         elif flag.kind is tuple:
             more = read_value(flag, spelling, text)
             given[flag.field] = (*given.get(flag.field, ()), *(more if isinstance(more, tuple) else (more,)))
@@ -188,7 +211,7 @@ class Reader:
             return value
         if self._next < len(self._words):
             word = self._words[self._next]
-            if not word.startswith("--") and word not in FLAGS and word not in _OTHERS:
+            if not word.startswith("--") and word not in self._dialect.flags and word not in self._others:
                 self._next += 1
                 return word
         joined = f", or {spelling}=VALUE for one that begins with dashes" if spelling.startswith("--") else ""
@@ -196,7 +219,8 @@ class Reader:
 
     def _set_action(self, spelling: str) -> None:
         if self._listed:
-            raise SpecError(f"{spelling} does not go in a list of SPECs", hint=f"Write %forward {spelling}")
+            magic = self._dialect.magic
+            raise SpecError(f"{spelling} does not go in a list of SPECs", hint=f"Write {magic} {spelling}")
         if self.action is not Action.OPEN and self.action is not _ACTIONS[spelling]:
             raise SpecError(f"--{self.action} and {spelling} do not go together", hint="Give them in two lines")
         self.action = _ACTIONS[spelling]
@@ -207,4 +231,4 @@ class Reader:
                 f"word {self._next} is no option (not repeated here, since it follows {self._after})",
                 hint=f"Quote a SOURCE that has spaces: {self._after} 'cmd:pass show db'",
             )
-        return unknown(spelling, _OTHERS)
+        return self._dialect.unknown(spelling, self._others)

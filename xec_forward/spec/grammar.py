@@ -41,6 +41,7 @@ from ..source import SOURCE_FORMS
 from . import hints
 from .names import first_label, identifier, is_address, path_label
 from .parts import URL, Malformed, check_characters, password_in, read_authority, read_host, read_port, split_colons
+from .resource import Resource
 from .words import MASK, quote, redact, shorten
 
 __all__ = [
@@ -169,15 +170,17 @@ def check_name(name: str) -> str:
     raise _error(name, bad, bad.hint)
 
 
-def default_name(forward: Forward, target_host: str) -> str:
+def default_name(forward: Forward, target_host: str, *, several: bool = False) -> str:
     """The name of a forward that has none written: always an identifier, never a keyword or a builtin.
 
-    The far host's first label; `socks` for a proxy; `remote_PORT` for a remote forward; `TARGET_PORT` where
-    the far side is an address, the target itself, or a unix socket.
+    The far host's first label; a RESOURCE's name, with the port behind it where it is one of `several`; `socks` for
+    a proxy; `remote_PORT` for a remote forward; `TARGET_PORT` where the far side is an address, the target itself,
+    or a unix socket.
 
     Args:
         forward: what was asked for; a name written in front of it wins.
         target_host: the host of its target, as written.
+        several: other ports of the same RESOURCE are opened with it, and have no name either.
     """
     if forward.name:
         return forward.name
@@ -186,6 +189,9 @@ def default_name(forward: Forward, target_host: str) -> str:
     listen, connect = forward.listen, forward.connect
     if forward.kind is Kind.REMOTE:
         return identifier(f"remote_{listen.port or connect.port or path_label(listen.path or connect.path)}")
+    if Resource.stands_in(connect.host):
+        label = Resource.of(connect.host).label
+        return identifier(f"{label}_{connect.port_name or connect.port}" if several else label)
     if not connect.path and connect.host not in ("", "localhost") and not is_address(connect.host):
         return identifier(first_label(connect.host))
     target = first_label(target_host)

@@ -4,7 +4,8 @@ For the demo, and where speed is measured: nothing is shared with the caller, no
 
 Configuration: `folder`, where the kubeconfig goes; `version`; `pods` and `services`, lists of the keyword arguments
 of `Cluster.add_pod` and `add_service`; `workloads`, those of `add_workload`; `secrets`, those of `add_secret` with
-text for values. A pod's `serves` has its ports as text, as JSON wants it: `{"5432": ["127.0.0.1", 40001]}`.
+text for values. A pod's `serves` has its ports as text, as JSON wants it: `{"5432": ["127.0.0.1", 40001]}`, or the
+path of a unix socket in the place of the pair.
 
 It reports `kubeconfig`, `server` and `pid`, and ends when its stdin does.
 """
@@ -35,7 +36,10 @@ def fill(cluster: Cluster, config: Mapping[str, Any]) -> None:
 
 
 def _with_ports(options: dict[str, Any]) -> dict[str, Any]:
-    serves = {int(port): (str(host), int(real)) for port, (host, real) in options.get("serves", {}).items()}
+    serves = {
+        int(port): where if isinstance(where, str) else (str(where[0]), int(where[1]))
+        for port, where in options.get("serves", {}).items()
+    }
     return {**options, "serves": serves}
 
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
-Address = tuple[str, int]
+Address = tuple[str, int] | str  # a host and a port, or the path of a unix socket
 
 LARGEST_READ = 32768  # bytes: io.Copy's buffer, and so the largest DATA frame that a client sees
 
@@ -149,7 +149,10 @@ class PodConnection:
         try:
             if address is None:
                 raise ConnectionRefusedError
-            reader, self._writer = await asyncio.open_connection(*address, limit=LARGEST_READ)
+            if isinstance(address, str):
+                reader, self._writer = await asyncio.open_unix_connection(address, limit=LARGEST_READ)
+            else:
+                reader, self._writer = await asyncio.open_connection(*address, limit=LARGEST_READ)
         except OSError:
             raise self._failed(
                 f'failed to connect to localhost:{self._port} inside namespace "{self._sandbox.id}", '
@@ -192,7 +195,7 @@ class PodConnection:
     def _route(self) -> str:
         assert self._writer is not None
         near = self._writer.get_extra_info("sockname")
-        return f"127.0.0.1:{near[1] if near else 0}->127.0.0.1:{self._port}"
+        return f"127.0.0.1:{near[1] if isinstance(near, tuple) else 0}->127.0.0.1:{self._port}"
 
 
 def _close(writer: asyncio.StreamWriter) -> None:

@@ -27,6 +27,7 @@ from .store import Expired, Store
 
 PROTOCOLS = frozenset({"spdy-tunnel", "v4", "spdy-raw"})
 _REQUEST_LOG = 10_000  # lines
+_HANDLERS_END = 2.0  # seconds that cancelled requests may take to end
 _LOOK_UP = 2.0  # seconds after which a silent watch looks whether its client is still there
 _PATH = re.compile(
     r"/(?:api/v1|apis/[a-z0-9.]+/v\d+)(?:/namespaces/(?P<namespace>[^/]+))?"
@@ -77,6 +78,7 @@ class Server:
         self._state = state
         self._tls = tls
         self._runner: web.AppRunner | None = None
+        self._serving: set[asyncio.Task[Any]] = set()
 
     async def start(self) -> None:
         """Listen on 127.0.0.1. Raises OSError."""
@@ -106,8 +108,22 @@ class Server:
                     if connection.transport is not None:
                         connection.transport.abort()
             await runner.cleanup()
+        # A watch that waits for the next change has not noticed yet.
+        for task in self._serving:
+            task.cancel()
+        if self._serving:
+            await asyncio.wait(self._serving, timeout=_HANDLERS_END)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        try:
+            return await self._respond(request)
+        finally:
+            self._serving.discard(task)
+
+    async def _respond(self, request: web.Request) -> web.StreamResponse:
         state = self._state
         if len(state.requests) < _REQUEST_LOG:
             state.requests.append(f"{request.method} {request.path_qs}")

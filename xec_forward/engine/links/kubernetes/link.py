@@ -27,6 +27,7 @@ from .follow import Follow
 from .reasons import Reason
 from .resolve import Choice, choose
 from .warm import Warm
+from .watch import PASSING
 
 # How long a connection waits for the pod that follows one that went, and a link on which nothing is carried; seconds.
 CHANNEL_DEADLINE = 25.0
@@ -128,7 +129,7 @@ class KubernetesLink(Link):
                         return await warm.open_channel(self._choice.port(connect), protocol)
                     except PodGoneError as gone:
                         self._gone(warm, gone.message)
-                    except ForwardError as error:
+                    except PASSING as error:
                         if warm.lost.done():  # so is the link, in a moment: its next one will do
                             raise LostError(error.message, hop=error.hop, hint=error.hint) from error
                         raise

@@ -45,6 +45,10 @@ class Opcode(IntEnum):
 
 
 _OPCODES = frozenset(int(each) for each in Opcode)
+# First bytes of the frames that an API server sends most: a whole binary message, its beginning, its rest.
+_DATA_HEADS = frozenset((_FIN | Opcode.BINARY, int(Opcode.BINARY), int(Opcode.CONTINUATION), _FIN | Opcode.CONTINUATION))
+# Pieces up to this size are handed on together: a server sends a SPDY frame of 12 bytes as five messages.
+_SMALL = 1024
 
 
 def mask(data: bytes, key: bytes) -> bytes:
@@ -112,6 +116,7 @@ class WebSocketUpgrade(Upgrade):
         self._last = False
         self._left = 0
         self._control = b""
+        self._gathered: list[bytes] = []
 
     def write(self, data: bytes) -> None:
         if not self.ended:
@@ -135,11 +140,30 @@ class WebSocketUpgrade(Upgrade):
                 self._left -= len(piece)
                 self._payload(piece)
                 continue
+            if not self._head and data[at] in _DATA_HEADS and (end := _small_end(data, at)):
+                self._pass_on(data[at + 2 : end], bool(data[at] & _FIN))
+                at = end
+                continue
             part = data[at : at + self._wanted - len(self._head)]
             at += len(part)
             self._head += part
             if len(self._head) == self._wanted:
                 self._begin()
+        self._hand_on()
+
+    def _pass_on(self, piece: bytes, end: bool) -> None:
+        """Payload of a message. Where a message ends, v4 alone wants to know."""
+        if self.kind is not Kind.V4 and len(piece) <= _SMALL:
+            self._gathered.append(piece)
+            return
+        self._hand_on()
+        if self._receiver is not None:
+            self._receiver.data_received(piece, end)
+
+    def _hand_on(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        if gathered and self._receiver is not None and not self.ended:
+            self._receiver.data_received(b"".join(gathered), False)
 
     def _begin(self) -> None:
         """A head, or the part of it that tells its length, is there."""
@@ -169,8 +193,7 @@ class WebSocketUpgrade(Upgrade):
     def _payload(self, piece: bytes) -> None:
         """Some of a frame's payload, or an empty frame."""
         if self._opcode < Opcode.CLOSE:
-            if self._receiver is not None:
-                self._receiver.data_received(piece, self._last and not self._left)
+            self._pass_on(piece, self._last and not self._left)
             return
         self._control += piece
         if self._left:
@@ -182,11 +205,21 @@ class WebSocketUpgrade(Upgrade):
             if self.ponged is not None:
                 self.ponged(control)
         else:
+            self._hand_on()
             self.close_code = _UINT16.unpack_from(control)[0] if len(control) >= 2 else _NO_STATUS
             self.close()
             self._end(LostError("the API server closed the connection"))
 
     def _malformed(self) -> None:
+        self._hand_on()
         self.close_code = _PROTOCOL_ERROR
         self.close()
         self._end(LostError("the API server sent what is not WebSocket"))
+
+
+def _small_end(data: bytes, at: int) -> int:
+    """Where the frame at `at` ends, if it is a small one and all of it is there, else 0."""
+    if at + 1 == len(data) or data[at + 1] > _LARGEST_CONTROL:
+        return 0
+    end = at + 2 + data[at + 1]
+    return end if end <= len(data) else 0

@@ -1,0 +1,137 @@
+"""What the sidebar's buttons do: close, reconnect, doctor; each on a thread of its own, with a person to ask."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import queue
+import threading
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from ..client.doctor import SilentStages
+from ..client.reconnecting import reconnect_all
+from ..client.tunnel import Tunnel
+from ..client.watcher import NOBODY, NobodyAnswers, question_text
+from ..diagnosis import Diagnosis
+from ..errors import ForwardError
+from ..model import Ask, Far, TunnelState
+from .bridge_messages import health_text
+
+if TYPE_CHECKING:
+    from .bridge import Request
+
+logger = logging.getLogger(__name__)
+
+# How long a person may take for an answer, seconds.
+PATIENCE = 180.0
+
+_numbers = itertools.count(1)
+# Questions of a reconnection belong to no call: one at a time has somebody to answer them.
+_one_at_a_time = threading.Lock()
+
+
+class Exchange:
+    """One action, and whoever asked for it.
+
+    A question is the reply to the last request, and its answer another request. So it reaches the one front-end
+    that can answer, and what is typed there is published to nobody.
+    """
+
+    def __init__(self, action: str, request: Request) -> None:
+        self.number = next(_numbers)
+        self._action = action
+        self._request = request
+        self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._asking = False
+
+    def run(self, tunnel: Tunnel, others: Iterable[Exchange]) -> None:
+        """Do it, and reply. Never raises.
+
+        Args:
+            others: all that are under way.
+        """
+        try:
+            match self._action:
+                case "close":
+                    tunnel.close()
+                    text = ""
+                case "reconnect":
+                    self._reconnect(tunnel, others)
+                    text = ""
+                case _:
+                    text = self._examine(tunnel)
+        except ForwardError as error:
+            self._request.fail(str(error))
+        except Exception as error:
+            logger.exception("%s failed", self._action)
+            self._request.fail(f"{self._action} failed unexpectedly: {type(error).__name__}")
+        else:
+            self._request.reply(text=text)
+
+    # ---- questions ----
+
+    def ask(self, text: str, *, echo: bool) -> str:
+        """Put a question to the person who pressed the button. Raises NobodyAnswers."""
+        self._asking = True
+        self._request.reply(status="question", question=self.number, text=text, echo=echo)
+        try:
+            value = self._answers.get(timeout=PATIENCE)
+        except queue.Empty:
+            value = None
+        finally:
+            self._asking = False
+        if value is None:
+            raise NobodyAnswers(NOBODY)
+        return value
+
+    def answer(self, request: Request, value: str | None) -> None:
+        """The answer; what comes next is told to this request. On the control thread."""
+        if not self._asking:
+            request.fail("nobody waits for this answer any more")
+            return
+        self._asking = False
+        self._request = request
+        self._answers.put(value)
+
+    def give_up(self) -> None:
+        """Nobody will answer: a front-end that was reloaded has forgotten the question of a reconnection."""
+        if self._asking and self._action == "reconnect":
+            self._asking = False
+            self._answers.put(None)
+
+    # ---- actions ----
+
+    def _reconnect(self, tunnel: Tunnel, others: Iterable[Exchange]) -> None:
+        for other in others:
+            other.give_up()
+        watcher = _Asking(self, tunnel.snapshot.route[-1] if tunnel.snapshot.route else tunnel.name)
+        with _one_at_a_time:
+            if tunnel.state is TunnelState.FAILED and tunnel.given_up:
+                # The engine no longer has it: this opens it, and is answered when it is ready.
+                limit = tunnel.request.options.timeout
+                done = tunnel.session.call(tunnel.request_again, watcher, limit)
+                tunnel.given_up = False
+                tunnel.follow(done.snapshots[0])
+            else:
+                reconnect_all(tunnel.session, [tunnel], watcher)
+
+    def _examine(self, tunnel: Tunnel) -> str:
+        """Where the way is an SSH one, each hop; else the stages that the engine can try."""
+        request = tunnel.request
+        if request.ssh is None:
+            return health_text(tunnel.health_check())
+        watcher = _Asking(self, request.ssh.host)
+        far = (Far(request.forward, request.scheme),)
+        return Diagnosis(tunnel.session.examine(request.ssh, far, request.options.timeout, watcher)).plain()
+
+
+class _Asking(SilentStages):
+    """A watcher whose questions go to the front-end."""
+
+    def __init__(self, exchange: Exchange, where: str) -> None:
+        super().__init__(where)
+        self._exchange = exchange
+
+    def ask(self, question: Ask) -> str:
+        return self._exchange.ask(question_text(question, self.where), echo=question.echo)
