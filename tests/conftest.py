@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.peers.postgres import Postgres, postgres_server
 from tests.peers.postgres import missing as postgres_missing
@@ -18,6 +19,20 @@ from tests.peers.sshd import missing as sshd_missing
 
 if TYPE_CHECKING:
     from xec_forward.demo.cluster import Cluster
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """The cluster that tests/kubernetes runs against."""
+    group = parser.getgroup("kubernetes")
+    group.addoption("--kubeconfig", metavar="FILE", help="run tests/kubernetes against the current context of FILE")
+    group.addoption(
+        "--kube-image", metavar="IMAGE", default="python:3.13-alpine", help="the image of its pods; has python3"
+    )
+
+
+# How long an example takes on a shared machine says nothing of the property.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,4 +1,4 @@
-"""Which protocol speaks on which port: the table of docs/surface.md. Ground floor, no I/O.
+"""Which protocol speaks on which port, and what to do with it: the table of docs/surface.md. Ground floor, no I/O.
 
 A fixed table and not /etc/services: that file differs between machines, and lacks most of these.
 """
@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-__all__ = ["PORTS", "SCHEMES", "port_for_scheme", "port_for_service", "scheme_for_name", "scheme_for_port"]
+__all__ = [
+    "HINTS",
+    "PORTS",
+    "SCHEMES",
+    "hint_for_port",
+    "port_for_scheme",
+    "port_for_service",
+    "scheme_for_name",
+    "scheme_for_port",
+]
 
 SCHEMES: Mapping[int, str] = MappingProxyType(
     {
@@ -54,6 +63,21 @@ PORTS: Mapping[str, int] = MappingProxyType(
 )
 """Scheme -> its own port."""
 
+HINTS: Mapping[int, str] = MappingProxyType(
+    {
+        # VS Code's launch.json (Python debugging, "Remote attach"); other DAP clients take the same two values.
+        5678: 'attach with debugpy: {{"type": "debugpy", "request": "attach", '
+        '"connect": {{"host": "{host}", "port": {port}}}}}',
+        # Node.js, "Debugging Node.js": Chrome itself only looks at port 9229 of localhost.
+        9229: "attach with node inspect {address}, or chrome://inspect with {address} under Configure",
+        9090: "metrics: http://{address}/metrics",
+    }
+)
+"""Far port -> what to do with it, where no connection string tells; see `hint_for_port`."""
+
+# What people call these ports in a pod, in the place of their numbers.
+_HINT_NAMES: Mapping[str, int] = MappingProxyType({"debugpy": 5678, "inspect": 9229, "metrics": 9090})
+
 # Names of the services registry (IANA) that differ from the scheme's, as people write them after a host.
 _SERVICES: Mapping[str, int] = MappingProxyType({"ssh": 22, "ms-sql-s": 1433, "elasticsearch": 9200})
 
@@ -78,6 +102,22 @@ def scheme_for_name(name: str) -> str:
             # Schemes that share a port with another one go by their own names.
             return protocol if protocol in PORTS and protocol != "postgres" else SCHEMES.get(port, "")
     return ""
+
+
+def hint_for_port(port: int | None, name: str, host: str, local_port: int) -> str:
+    """What to do with a tunnel to a debugger's or a metrics port, in one line; "" where the port tells nothing.
+
+    Args:
+        port: the far port; None where it is known by name only.
+        name: the far port's name, "" for none.
+        host: where the tunnel listens, and `local_port`.
+
+    >>> hint_for_port(9090, "", "127.0.0.1", 19090)
+    'metrics: http://127.0.0.1:19090/metrics'
+    """
+    hint = HINTS.get(port or _HINT_NAMES.get(name, 0), "")
+    address = f"[{host}]:{local_port}" if ":" in host else f"{host}:{local_port}"
+    return hint.format(host=host, port=local_port, address=address)
 
 
 def port_for_scheme(scheme: str) -> int | None:

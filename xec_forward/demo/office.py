@@ -72,7 +72,9 @@ def redis_server() -> str:
     return shutil.which("redis-server") or ""
 
 
-class _UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """A server on a unix socket, with a thread for each client."""
+
     daemon_threads = True
 
 
@@ -83,21 +85,11 @@ class _Files(SimpleHTTPRequestHandler):
         pass
 
 
-class _Search(BaseHTTPRequestHandler):
-    """Finds the documents whose title has a word."""
+class JsonHandler(BaseHTTPRequestHandler):
+    """A handler that answers in JSON and logs nothing."""
 
-    def do_GET(self) -> None:
-        url = urlsplit(self.path)
-        if url.path == "/":
-            self._answer(200, {"name": "search", "documents": len(DOCUMENTS)})
-        elif url.path == "/_search":
-            wanted = parse_qs(url.query).get("q", [""])[0].lower()
-            hits = [document for document in DOCUMENTS if wanted in str(document["title"]).lower()]
-            self._answer(200, {"total": len(hits), "hits": hits})
-        else:
-            self._answer(404, {"error": "no such page"})
-
-    def _answer(self, status: int, content: object) -> None:
+    def answer(self, status: int, content: object) -> None:
+        """Send the whole answer."""
         body = json.dumps(content).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -107,6 +99,21 @@ class _Search(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
+
+
+class _Search(JsonHandler):
+    """Finds the documents whose title has a word."""
+
+    def do_GET(self) -> None:
+        url = urlsplit(self.path)
+        if url.path == "/":
+            self.answer(200, {"name": "search", "documents": len(DOCUMENTS)})
+        elif url.path == "/_search":
+            wanted = parse_qs(url.query).get("q", [""])[0].lower()
+            hits = [document for document in DOCUMENTS if wanted in str(document["title"]).lower()]
+            self.answer(200, {"total": len(hits), "hits": hits})
+        else:
+            self.answer(404, {"error": "no such page"})
 
 
 def main(config: dict[str, Any]) -> None:
@@ -119,7 +126,7 @@ def main(config: dict[str, Any]) -> None:
         site.mkdir()
         (site / "index.html").write_text(PAGE)
         for name, handler in (("web", partial(_Files, directory=str(site))), ("search", _Search)):
-            server = _UnixServer(str(folder / f"{name}.sock"), handler)
+            server = UnixServer(str(folder / f"{name}.sock"), handler)
             threading.Thread(target=server.serve_forever, daemon=True).start()
         with _redis(str(config["redis"]), folder):
             report({"pid": os.getpid()})

@@ -89,9 +89,9 @@ async def _demo(notebook: Path, progress: Progress) -> int:
     littered: list[Path] = []
     services = DemoServices()
     try:
-        witness.folder(services.folder)
-        witness.folder(services.database_folder)
-        progress.line("A bastion that only forwards, and behind it a PostgreSQL that only it can name:")
+        for folder in services.folders:
+            witness.folder(folder)
+        progress.line("A bastion that only forwards, a Kubernetes cluster, and a PostgreSQL that only they can reach:")
         with progress.step("start them"):
             seconds = await asyncio.to_thread(services.wait_ready)
         progress.text("\n".join(f"{name} ready after {took:.1f} s" for name, took in seconds.items()))

@@ -9,6 +9,7 @@ What worked is tried first from then on.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
@@ -22,6 +23,7 @@ _NOT_FOUND = 404
 _FINAL = (401, _NOT_FOUND, 429)
 
 
+_SAYS_NOTHING = re.compile(r"^$|forbidden:$|^Upgrade request required$")
 # Answers of a node that is asked for no port.
 _ALIVE = (400, 403)
 
@@ -82,7 +84,10 @@ class Dialler:
         first = refusals[0]
         if _status(first) == _NOT_FOUND:
             raise PodGoneError("the pod has gone", hop=self._pod) from first
-        raise first
+        if all(_wordless(each) for each in refusals):
+            raise self._not_taken() from first.__cause__
+        # From 1.35 on a WebSocket is refused without a word to who may not `create`; the POST says it.
+        raise next(each for each in refusals if not _wordless(each))
 
     async def reach(self) -> None:
         """Ask the pod's node for a sign of life, without a connection to the pod. Raises ForwardError."""
@@ -137,3 +142,9 @@ class Dialler:
 def _status(error: ForwardError) -> int | None:
     """The status of the answer behind an error, if there was one."""
     return error.__cause__.status if isinstance(error.__cause__, Answer) else None
+
+
+def _wordless(error: ForwardError) -> bool:
+    """Whether it is a refusal that says nothing to a person: neither who may not, nor what."""
+    answer = error.__cause__
+    return isinstance(answer, Answer) and answer.status in (400, 403) and _SAYS_NOTHING.search(answer.text) is not None

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Hashable
 from functools import partial
 
-from ....errors import ClosedError, DeadlineError, ForwardError, LostError, PodGoneError
+from ....errors import AuthenticationError, ClosedError, DeadlineError, ForwardError, LostError, PodGoneError
 from ....options import ClusterTarget
 from ....spec import Endpoint, Resource
 from ..base import Channel, ChannelProtocol, HalfClose, Link, Opening
@@ -23,6 +23,7 @@ from . import cluster
 from .api import Api
 from .attempt import Attempt
 from .dial import Dialler
+from .failures import Answer
 from .follow import Follow
 from .reasons import Reason
 from .resolve import Choice, choose
@@ -68,6 +69,11 @@ async def dial(
     except BaseException:
         lease.release()
         raise
+
+
+def _answered(error: ForwardError) -> bool:
+    """Whether the API server is there, and refuses."""
+    return isinstance(error.__cause__, Answer)
 
 
 class KubernetesLink(Link):
@@ -130,7 +136,11 @@ class KubernetesLink(Link):
                     except PodGoneError as gone:
                         self._gone(warm, gone.message)
                     except PASSING as error:
-                        if warm.lost.done():  # so is the link, in a moment: its next one will do
+                        if warm.lost.done():
+                            self._warm_lost(warm, warm.lost)
+                        if warm is not self._warm and not _answered(error):
+                            continue  # others were refused; whether this one is too, the next pool tells
+                        if self.lost.done():  # its next one will do
                             raise LostError(error.message, hop=error.hop, hint=error.hint) from error
                         raise
         except TimeoutError:
@@ -168,10 +178,18 @@ class KubernetesLink(Link):
     def _use(self, choice: Choice) -> None:
         self._choice = choice
         # Each knows its own pod, and may speak of it when another is in use already.
-        self._warm = warm = Warm(Dialler(self._api, choice.namespace, choice.pod), choice.pod)
-        self._follow = Follow(self._api, choice, lambda reason: self._gone(warm, reason))
-        warm.lost.add_done_callback(lambda lost: self._warm_lost(warm, lost))
+        self._warm = self._pool_of(choice)
+        self._follow = Follow(self._api, choice, partial(self._going, choice))
         self._there.set()
+
+    def _pool_of(self, choice: Choice) -> Warm:
+        warm = Warm(Dialler(self._api, choice.namespace, choice.pod), choice.pod)
+        warm.lost.add_done_callback(lambda lost: self._warm_lost(warm, lost))
+        return warm
+
+    def _going(self, choice: Choice, reason: str) -> None:
+        if choice is self._choice:
+            self._gone(self._warm, reason)
 
     def _warm_lost(self, warm: Warm, lost: asyncio.Future[ForwardError]) -> None:
         self._retired.discard(warm)
@@ -180,6 +198,9 @@ class KubernetesLink(Link):
         error = lost.result()
         if isinstance(error, PodGoneError):
             self._gone(warm, error.message)
+        elif _answered(error) and not isinstance(error, AuthenticationError):
+            # The API server is there, and refuses: asked by another link, and at once, it would say the same.
+            self._warm = self._pool_of(self._choice)
         elif self._there.is_set():
             self._lose(error)
 

@@ -1,0 +1,227 @@
+"""Any real cluster as a `Peer`: one namespace for each test, made at its beginning and removed at its end.
+
+The pods run `programs` from a ConfigMap, on any image that has `python3`; nothing else is pulled or installed, and
+nothing outside the namespace is touched. The requests are made by kubernetes_asyncio's session, apart from the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from . import programs
+from .peer import NUMBERS, UDP, Peer, pods_in, until
+
+# The condition that a pod with `ready=False` waits for.
+GATE = "xec-forward.test/ready"
+_DEADLINE = 30.0
+# Of each kind of workload: its name in objects, and its API group with the version.
+_KINDS = {
+    "deployment": ("Deployment", "apps/v1"),
+    "statefulset": ("StatefulSet", "apps/v1"),
+    "replicaset": ("ReplicaSet", "apps/v1"),
+    "daemonset": ("DaemonSet", "apps/v1"),
+    "job": ("Job", "batch/v1"),
+}
+
+Body = dict[str, Any]
+
+
+class Refused(Exception):
+    """The API server's answer is no success."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(f"HTTP {status}: {text[:300]}")
+        self.status = status
+
+
+class Rest:
+    """Requests to a cluster's API server, from a test. Made and used in one thread, outside of any event loop."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        self._runner = asyncio.Runner()
+        try:
+            self._client = self._runner.run(_client(kubeconfig))
+        except BaseException:
+            self._runner.close()
+            raise
+
+    def __call__(
+        self, method: str, path: str, body: Body | None = None, *, content: str = "application/json", **params: str
+    ) -> Body:
+        """The answer. Raises Refused, TimeoutError."""
+        return self._runner.run(self._ask(method, path, body, content, params))
+
+    async def _ask(self, method: str, path: str, body: Body | None, content: str, params: Mapping[str, str]) -> Body:
+        headers = {"Accept": "application/json", "Content-Type": content}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        url = self._client.configuration.host + path
+        session = self._client.rest_client.pool_manager
+        async with asyncio.timeout(_DEADLINE):
+            async with session.request(method, url, json=body, headers=headers, params=params) as answer:
+                if answer.status >= 300:
+                    raise Refused(answer.status, await answer.text())
+                found: Body = await answer.json()
+                return found
+
+    def close(self) -> None:
+        """End it; idempotent."""
+        with self._runner:
+            self._runner.run(self._client.close())
+
+
+async def _client(kubeconfig: Path) -> Any:
+    from kubernetes_asyncio.config import new_client_from_config
+
+    return await new_client_from_config(str(kubeconfig), persist_config=False)
+
+
+class RealPeer(Peer):
+    """A namespace of a real cluster, used as a context.
+
+    Args:
+        image: has `python3`.
+    """
+
+    patience = 120.0
+
+    def __init__(self, kubeconfig: Path, image: str) -> None:
+        self.kubeconfig = kubeconfig
+        self.namespace = f"xec-forward-test-{secrets.token_hex(4)}"
+        self.rest = Rest(kubeconfig)
+        self._image = image
+
+    def __enter__(self) -> RealPeer:
+        try:
+            self.rest("POST", "/api/v1/namespaces", namespace(self.namespace))
+            self._create("/api/v1", "configmaps", script())
+            # Pods are refused until the controller has made it.
+            until(self._has_account, self.patience)
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def _has_account(self) -> bool:
+        with contextlib.suppress(Refused):
+            return bool(self.rest("GET", f"/api/v1/namespaces/{self.namespace}/serviceaccounts/default"))
+        return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            with contextlib.suppress(Refused):
+                self.rest("DELETE", f"/api/v1/namespaces/{self.namespace}")
+        finally:
+            self.rest.close()
+
+    # ---- Peer ----
+
+    def add_pod(self, name: str, *, ready: bool = True) -> None:
+        self._create("/api/v1", "pods", pod(name, self._image, gated=not ready))
+        until(lambda: self._runs(name) if not ready else self._ready(name) == 1, self.patience)
+
+    def set_ready(self, name: str) -> None:
+        condition = {"type": GATE, "status": "True"}
+        self.rest(
+            "PATCH",
+            f"/api/v1/namespaces/{self.namespace}/pods/{name}/status",
+            {"status": {"conditions": [condition]}},
+            content="application/strategic-merge-patch+json",
+        )
+
+    def add_workload(self, kind: str, name: str, *, pods: int = 1) -> None:
+        self._create(f"/apis/{_KINDS[kind][1]}", f"{kind}s", workload(kind, name, self._image, pods))
+        until(lambda: self._ready(name) >= pods, self.patience)
+
+    def add_service(self, name: str, *ports: Mapping[str, Any], headless: bool = False) -> None:
+        self._create("/api/v1", "services", service(name, ports, headless=headless))
+
+    def pods(self, name: str) -> dict[str, tuple[str, bool]]:
+        found = self.rest("GET", f"/api/v1/namespaces/{self.namespace}/pods", labelSelector=f"app={name}")
+        return pods_in(found["items"])
+
+    def delete_pod(self, name: str) -> None:
+        self.rest("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+
+    def _create(self, group: str, plural: str, body: Body) -> None:
+        self.rest("POST", f"{group}/namespaces/{self.namespace}/{plural}", body)
+
+    def _ready(self, name: str) -> int:
+        time.sleep(0.2)  # a real cluster takes seconds, and is not to be asked a hundred times in each
+        return sum(ready for _, ready in self.pods(name).values())
+
+    def _runs(self, name: str) -> bool:
+        time.sleep(0.2)
+        found = self.rest("GET", f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+        return bool(found["status"].get("phase") == "Running")
+
+
+# ---- the objects ----
+
+
+def namespace(name: str) -> Body:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+
+
+def script() -> Body:
+    """The ConfigMap that the pods run."""
+    text = Path(programs.__file__).read_text()
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "programs"}, "data": {"programs.py": text}}
+
+
+def pod(name: str, image: str, *, gated: bool) -> Body:
+    spec = _spec(image)
+    if gated:
+        spec["readinessGates"] = [{"conditionType": GATE}]
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}}, "spec": spec}
+
+
+def workload(kind: str, name: str, image: str, pods: int) -> Body:
+    labels = {"app": name}
+    template: Body = {"metadata": {"labels": labels}, "spec": _spec(image)}
+    spec: Body = {"template": template}
+    if kind == "job":
+        template["spec"]["restartPolicy"] = "Never"
+    else:
+        spec["selector"] = {"matchLabels": labels}
+    if kind in ("deployment", "statefulset", "replicaset"):
+        spec["replicas"] = pods
+    if kind == "statefulset":
+        spec["serviceName"] = name
+    name_in_objects, group = _KINDS[kind]
+    return {"apiVersion": group, "kind": name_in_objects, "metadata": {"name": name}, "spec": spec}
+
+
+def service(name: str, ports: tuple[Mapping[str, Any], ...], *, headless: bool) -> Body:
+    spec: Body = {"selector": {"app": name}, "ports": [dict(port) for port in ports]}
+    if headless:
+        spec["clusterIP"] = "None"
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def _spec(image: str) -> Body:
+    ports: list[Body] = [{"name": name, "containerPort": number} for name, number in NUMBERS.items()]
+    ports.append({"name": "dns", "containerPort": UDP, "protocol": "UDP"})
+    container = {
+        "name": "programs",
+        "image": image,
+        "command": ["python3", "/programs/programs.py", "pod"],
+        "ports": ports,
+        "readinessProbe": {"tcpSocket": {"port": NUMBERS["silent"]}, "periodSeconds": 1},
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+        "volumeMounts": [{"name": "programs", "mountPath": "/programs"}],
+    }
+    return {
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": 1,
+        "containers": [container],
+        "volumes": [{"name": "programs", "configMap": {"name": "programs"}}],
+    }
