@@ -3,6 +3,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# JupyterLab's sidebar, and where JupyterLab looks for it. Without npm there is none, and everything else works.
+BUNDLE := xec_forward/labextension/package.json
+LINK   := $(VENV)/share/jupyter/labextensions/xec_forward
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # What the user's own Python settings say must not reach into the virtual environment.
@@ -14,13 +17,13 @@ unexport PYTHONPATH PYTHONHOME
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: $(VENV)/.demo ## run the quickstart notebook against a bastion and a database of its own
+demo: $(VENV)/.demo ## run the quickstart notebook against a bastion, a cluster and a database of its own
 	@exec $(BIN)/python -m xec_forward demo
 
-lab: $(VENV)/.lab ## open the quickstart notebook in JupyterLab, with the same bastion and database
+lab: $(VENV)/.lab $(BUNDLE) $(LINK) ## open the quickstart notebook in JupyterLab, with the same bastion and database
 	@exec $(BIN)/python -m xec_forward demo --lab $(LAB_OPTIONS)
 
-test: $(VENV)/.dev ## run every test, notebooks included
+test: $(VENV)/.dev $(BUNDLE) ## run every test, notebooks included
 	@exec $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
 
 soak: $(VENV)/.dev ## run the faults in full and show their figures (minutes; root, for network namespaces)
@@ -38,7 +41,8 @@ format: $(VENV)/.dev ## let ruff mend what it can
 bench: $(VENV)/.dev ## measure speed and size against ssh -L
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py); done
 
-clean: ## remove the virtual environment and every cache
+clean: ## remove the virtual environment, the built sidebar and every cache
+	rm -rf labextension/node_modules labextension/lib labextension/core xec_forward/labextension
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis notebooks/.ipynb_checkpoints
 	find xec_forward tests notebooks benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
@@ -66,4 +70,19 @@ $(VENV)/.lab: $(VENV)/.demo pyproject.toml
 $(VENV)/.dev: $(VENV)/.lab pyproject.toml
 	@echo 'Installing what the tests need (once)'
 	@$(PIP) install --editable '.[demo,lab,keyring]' --group dev
+	@# The other line of ipykernel that is supported, for a kernel that has it on its path.
+	@$(PIP) install --no-deps --upgrade --target $(VENV)/ipykernel-6 'ipykernel==6.31.*'
 	@touch $@
+
+$(BUNDLE): $(wildcard labextension/*.json labextension/*.mjs labextension/src/*.ts labextension/style/*)
+	@if ! command -v npm >/dev/null; then \
+	    echo 'npm is not installed: JupyterLab opens without the sidebar' >&2; \
+	else \
+	    echo 'Building the JupyterLab sidebar (about a minute the first time)'; \
+	    cd labextension && { [ node_modules/.package-lock.json -nt package-lock.json ] || npm ci --ignore-scripts --silent; } \
+	        && npm run --silent build >/dev/null || echo 'The sidebar could not be built: JupyterLab opens without it' >&2; \
+	fi
+
+$(LINK): $(VENV)/.lab
+	@mkdir -p $(@D)
+	@ln -sfn $(CURDIR)/xec_forward/labextension $@

@@ -2,7 +2,7 @@
 
 xec-forward open ...            what %forward takes, open until Ctrl-C
 xec-forward k8s-open ...        what %k8s_forward takes, likewise
-xec-forward doctor ...          examines each hop of what `open` would open
+xec-forward doctor ...          examines each stage of what `open` or `k8s-open` would open
 xec-forward demo                the quickstart notebook against the demo's own services
 xec-forward demo --lab          the same notebook in JupyterLab
 xec-forward demo --services     the services alone, for your own IPython
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser(
         "k8s-open", help="open Kubernetes forwards until Ctrl-C; takes what %%k8s_forward takes", add_help=False
     )
-    commands.add_parser("doctor", help="examine each hop of what `open` would open", add_help=False)
+    commands.add_parser("doctor", help="examine each stage of what `open` or `k8s-open` would open", add_help=False)
     demo = commands.add_parser(
         "demo",
         help="run the quickstart notebook against a bastion and a database of its own",

@@ -60,16 +60,24 @@ class LabKernel:
         self.lab, self.session, self.id = lab, session, id
         self._client = BlockingKernelClient()
         self._client.load_connection_file(str(lab.folder / "runtime" / f"kernel-{id}.json"))
-        self._client.start_channels()
+        self._client.start_channels(hb=False)  # on a busy machine a heartbeat is late, and the kernel taken for dead
         self._client.wait_for_ready(timeout=STARTS_WITHIN)
 
     def start(self, code: str) -> str:
         """Begin a cell; its message's id."""
-        return str(self._client.execute(code))
+        return str(self._client.execute(code, allow_stdin=True))
 
-    def run(self, code: str, timeout: float = 30.0) -> str:
-        """Run a cell to its end, in order; what it printed. An error of its is one of the test's."""
-        done = self.wait(self.start(code), timeout)
+    def run(self, code: str, timeout: float = 30.0, *, answer: str | None = None) -> str:
+        """Run a cell to its end, in order; what it printed. An error of its is one of the test's.
+
+        Args:
+            answer: what a person types at the one question that it asks.
+        """
+        message = self.start(code)
+        if answer is not None:
+            self._client.get_stdin_msg(timeout=timeout)
+            self._client.input(answer)
+        done = self.wait(message, timeout)
         assert done["status"] == "ok", f"{done.get('ename')}: {done.get('evalue')}"
         return str(done["printed"])
 
@@ -147,6 +155,7 @@ class Lab:
             **env,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._kernels: list[LabKernel] = []
 
     def url(self, path: str = "lab") -> str:
         """An address in it, with the token."""
@@ -174,10 +183,14 @@ class Lab:
         """Start a kernel for a notebook, which need not be there."""
         body = {"path": notebook, "name": notebook, "type": "notebook", "kernel": {"name": "python3"}}
         session = self.request("api/sessions", "POST", body)
-        return LabKernel(self, session["id"], session["kernel"]["id"])
+        kernel = LabKernel(self, session["id"], session["kernel"]["id"])
+        self._kernels.append(kernel)
+        return kernel
 
     def shut_down_kernels(self) -> None:
-        """End every kernel and its session."""
+        """End every kernel and its session, also those that a page has started."""
+        while self._kernels:
+            self._kernels.pop().shut_down()
         for session in self.request("api/sessions"):
             with contextlib.suppress(urllib.error.HTTPError):
                 self.request(f"api/sessions/{session['id']}", "DELETE")
@@ -202,7 +215,8 @@ class Lab:
             "--ServerApp.ip=127.0.0.1", f"--ServerApp.port={self.port}", "--ServerApp.port_retries=0",
             f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={self.notebooks}",
             f"--LabServerApp.extra_labextensions_path={self._extensions}",
-            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.collaborative=False",
+            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+            "--JupyterNotebookApp.expose_app_in_browser=True",
         ]  # fmt: skip
         with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(

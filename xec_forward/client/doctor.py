@@ -15,11 +15,11 @@ from collections.abc import Sequence
 from ..diagnosis import Diagnosis, joined, last_line, lines_of
 from ..dsn import parse_template, template_for
 from ..errors import ForwardError, SpecError
-from ..line import Action, Line, parse_line
+from ..line import KUBERNETES, SSH, Action, Dialect, Line, parse_line
 from ..line.usage import DOCTOR_FORMS, help_text
 from ..model import Examination, Far, Finding, Outcome
 from ..options import ClusterTarget, SshTarget
-from ..spec import Forward
+from ..spec import Forward, parse_resource
 from .foreground import ended_by_signals
 from .lines import wanted_of
 from .live import PATIENCE
@@ -39,19 +39,14 @@ def examine_line(session: Session, line: Line, watcher: ScriptWatcher) -> Examin
     """Examine what a line would open; without a SPEC, what ssh_config names for its target.
 
     Raises:
-        SpecError: its target is no SSH host. EngineError, KeyboardInterrupt: nothing is left open.
+        SpecError: its target is a command. EngineError, KeyboardInterrupt: nothing is left open.
     """
-    if isinstance(line.target, ClusterTarget):
-        raise SpecError(
-            "--doctor does not examine clusters in this version",
-            hint="Leave it out: the error of the opening says where it stops",
-        )
-    if not isinstance(line.target, SshTarget):
+    if not isinstance(line.target, SshTarget | ClusterTarget):
         hint = "The command itself may say more: run it in a terminal"
         raise SpecError("--doctor examines the way to an SSH host, and --command has none", hint=hint)
     for source in line.sources.values():
         session.sources.add(source)
-    if line.forwards:
+    if line.forwards or isinstance(line.target, ClusterTarget):
         far = tuple(far_end(wanted.forward, wanted.service.dsn) for wanted in wanted_of([line]))
     else:
         try:
@@ -124,13 +119,36 @@ class SilentStages(ScriptWatcher):
         return Diagnosis(Examination(self._findings), ended=False)
 
 
+def dialect_of(words: Sequence[str]) -> Dialect:
+    """Whose line the words are: a cluster's where an option says so that only clusters have, or a word is KIND/NAME.
+
+    A bare pod's name would pass for a host, so it is written `pod/NAME` where nothing else tells; `-l` is a user's
+    name for SSH, and a selector where there is a `=` in it.
+    """
+    own = (set(KUBERNETES.flags) | set(KUBERNETES.words)) - set(SSH.flags) - set(SSH.words)
+    for before, word in zip(("", *words), words, strict=False):
+        spelling = word.partition("=")[0] if word.startswith("--") else word[:2]
+        selector = word[2:] if spelling == "-l" else word if before == "-l" else ""
+        if spelling in own or "=" in selector or _leads_to_pods(word):
+            return KUBERNETES
+    return SSH
+
+
+def _leads_to_pods(word: str) -> bool:
+    """Whether a word is KIND/NAME."""
+    try:
+        return "/" in word and bool(parse_resource(word))
+    except SpecError:
+        return False
+
+
 def run_doctor(words: Sequence[str]) -> int:
     """Examine what a line would open; the exit status. `words` are those after `doctor`."""
-    watcher = TerminalStages()
+    watcher, dialect = TerminalStages(), dialect_of(words)
     try:
-        line = parse_line(["--doctor", *words])
+        line = parse_line(["--doctor", *words], dialect=dialect)
         if line.action is Action.HELP:
-            print(help_text(DOCTOR_FORMS))
+            print(help_text(DOCTOR_FORMS, dialect))
             return 0
         assert line.target is not None
         watcher.where = line.target.host
@@ -144,7 +162,7 @@ def run_doctor(words: Sequence[str]) -> int:
         return 1
     except ForwardError as error:
         watcher.erase()
-        text = str(error).replace("%forward --doctor", _PROGRAM).replace("%forward --help", f"{_PROGRAM} --help")
+        text = str(error).replace(f"{dialect.magic} --doctor", _PROGRAM).replace(dialect.magic, _PROGRAM)
         print(f"{_PROGRAM}: {text}", file=sys.stderr)
         return 2 if isinstance(error, SpecError) else 1
     finally:

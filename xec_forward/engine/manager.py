@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 
 from ..errors import ClosedError
-from ..model import Changed, Health, Open, Outlook, ReadSecret, Snapshot
+from ..model import Browse, Changed, Health, Open, Outlook, ReadSecret, Snapshot
 from ..options import SshTarget
 from ..spec import Resource
 from .links import command, ssh
@@ -80,6 +80,14 @@ class Manager:
 
         opening = CallOpening(request.call, self._house.asker, lambda: None)
         return await kubernetes.secret(request.cluster, request.name, request.key, opening=opening, pool=self._pool)
+
+    async def browse(self, request: Browse) -> tuple[str, ...]:
+        """Names in a cluster, for completion."""
+        from .links import kubernetes
+
+        opening = CallOpening(request.call, self._house.asker, lambda: None)
+        opened = [tunnel.request.cluster for tunnel in self._tunnels.values() if tunnel.request.cluster is not None]
+        return await kubernetes.browse(request, opened, opening=opening, pool=self._pool)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All tunnels, in the order of their opening."""

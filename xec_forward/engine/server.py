@@ -16,6 +16,7 @@ from ..model import (
     PROTOCOL_VERSION,
     Answer,
     Ask,
+    Browse,
     Cancel,
     Changed,
     Check,
@@ -145,7 +146,9 @@ class Server(asyncio.Protocol):
         self._send(report)
 
     async def _serve(
-        self, manager: Manager, request: Open | Close | Reconnect | Check | Look | Examine | ReadSecret | Describe
+        self,
+        manager: Manager,
+        request: Open | Close | Reconnect | Check | Look | Examine | ReadSecret | Browse | Describe,
     ) -> Done | Revealed:
         match request:
             case Open():
@@ -162,6 +165,8 @@ class Server(asyncio.Protocol):
                 return Done(request.call, examination=await self._examine(request))
             case ReadSecret():
                 return Revealed(request.call, await manager.secret(request))
+            case Browse():
+                return Done(request.call, names=await manager.browse(request))
             case Describe():
                 return Done(request.call, manager.snapshots())
 

@@ -45,8 +45,10 @@ ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 # A client is "moving" when bytes passed less than this many seconds ago.
 QUIET = 0.25
 BUFFER_LIMIT = 256 * 1024
-# A deferred half-close: how often the client's socket is looked at, and, where the system does not tell whether it is
-# gone, how long nothing must have moved before it counts as that; seconds.
+# A deferred half-close: how often the client's socket is looked at, ever more slowly (the FIN of a close is here before
+# the close is done), and, where the system does not tell whether it is gone, how long nothing must have moved before
+# it counts as that; seconds.
+FIRST_DEPARTURE_CHECK = 0.001
 DEPARTURE_CHECK = 0.5
 LONG_QUIET = 30.0
 # How long a client that is still sending is read (and ignored) after the far side has closed.
@@ -303,7 +305,7 @@ class Client(asyncio.Protocol):
             return owner.inode == 0
         return asyncio.get_running_loop().time() - self._moved >= LONG_QUIET
 
-    def pass_end_when_gone(self) -> None:
+    def pass_end_when_gone(self, pause: float = FIRST_DEPARTURE_CHECK) -> None:
         """A deferred half-close: passed on when the client is gone for good, at the latest when the far side ends."""
         if self.phase is not Phase.SPLICED or self._far is None:
             return
@@ -311,7 +313,8 @@ class Client(asyncio.Protocol):
             self._far.leave()
             self.finish()
             return
-        self._leaving = asyncio.get_running_loop().call_later(DEPARTURE_CHECK, self.pass_end_when_gone)
+        next_pause = min(2 * pause, DEPARTURE_CHECK)
+        self._leaving = asyncio.get_running_loop().call_later(pause, self.pass_end_when_gone, next_pause)
 
     def _ends(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
         """The addresses of a TCP client and of our end; None where the client has gone already."""

@@ -7,14 +7,15 @@ Out     iopub messages without a parent, under a comm id of their own. They need
         whether or not the notebook is. A kernel counts each of them as activity: one is sent when something changed,
         at most twice a second, and only once somebody has asked.
 
-    list       {tunnels, now}; changes are told from then on
-    close      tunnel        {}: its clients are reset, its port is free
-    reconnect  tunnel        {}: it is ready again
-    doctor     tunnel        {text}: what was found
+    list                 changes are told from then on
+    close      tunnel    its clients are reset, its port is free
+    reconnect  tunnel    it is ready again
+    doctor     tunnel    `text`: what was found
     answer     question, value (None: no answer)
 
-    every reply has `status`: ok; error, with the `text` of one line; or question, with `question`, `text` and `echo`:
-    what the action needs to know from a person. The answer is another request, and its reply the next of these three.
+    every reply has `status`: ok, with `tunnels` (`Facts.json`) and `now`; error, with the `text` of one line; or
+    question, with `question`, `text` and `echo`: what the action needs to know from a person. The answer is another
+    request, and its reply the next of these three.
 
 A secret crosses here in an `answer` alone. Nothing but the standard library is imported with this module.
 """
@@ -152,7 +153,7 @@ class Bridge:
     def _run(self, action: str, tunnel: Any, request: Request) -> None:
         from .bridge_actions import Exchange
 
-        exchange = Exchange(action, request)
+        exchange = Exchange(action, request, self._state)
         self._under_way[exchange.number] = exchange
         try:
             exchange.run(tunnel, list(self._under_way.values()))
@@ -172,12 +173,15 @@ class Bridge:
         if not tunnels:
             return {"tunnels": [], "now": time.time()}
         from ..client.history import Histories
-        from .bridge_messages import shown
+        from ..render import Facts
 
         if self._histories is None:
             self._histories = Histories()
         now = time.monotonic()
-        rows = [shown(tunnel, self._histories.of(tunnel), now) for tunnel in tunnels.values()]
+        rows = []
+        for tunnel in tunnels.values():
+            history, ttl = self._histories.of(tunnel), tunnel.request.options.ttl or 0.0
+            rows.append(Facts(tunnel.snapshot, ttl, history.rate(now), history.line(now)).json())
         return {"tunnels": rows, "now": time.time()}
 
     # ---- what is told ----

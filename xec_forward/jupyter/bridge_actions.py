@@ -6,8 +6,8 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from ..client.doctor import SilentStages
 from ..client.reconnecting import reconnect_all
@@ -15,8 +15,7 @@ from ..client.tunnel import Tunnel
 from ..client.watcher import NOBODY, NobodyAnswers, question_text
 from ..diagnosis import Diagnosis
 from ..errors import ForwardError
-from ..model import Ask, Far, TunnelState
-from .bridge_messages import health_text
+from ..model import Ask, Far, Health, TunnelState
 
 if TYPE_CHECKING:
     from .bridge import Request
@@ -36,12 +35,16 @@ class Exchange:
 
     A question is the reply to the last request, and its answer another request. So it reaches the one front-end
     that can answer, and what is typed there is published to nobody.
+
+    Args:
+        state: gives the tunnels as they are; with the reply they need not be asked for again.
     """
 
-    def __init__(self, action: str, request: Request) -> None:
+    def __init__(self, action: str, request: Request, state: Callable[[], Mapping[str, Any]]) -> None:
         self.number = next(_numbers)
         self._action = action
         self._request = request
+        self._state = state
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._asking = False
 
@@ -67,7 +70,7 @@ class Exchange:
             logger.exception("%s failed", self._action)
             self._request.fail(f"{self._action} failed unexpectedly: {type(error).__name__}")
         else:
-            self._request.reply(text=text)
+            self._request.reply(text=text, **self._state())
 
     # ---- questions ----
 
@@ -117,13 +120,14 @@ class Exchange:
                 reconnect_all(tunnel.session, [tunnel], watcher)
 
     def _examine(self, tunnel: Tunnel) -> str:
-        """Where the way is an SSH one, each hop; else the stages that the engine can try."""
+        """Each stage of the way; of a `--command`, which shows nothing of its way, what the engine can try."""
         request = tunnel.request
-        if request.ssh is None:
-            return health_text(tunnel.health_check())
-        watcher = _Asking(self, request.ssh.host)
+        target = request.ssh or request.cluster
+        if target is None:
+            return _health_text(tunnel.health_check())
+        watcher = _Asking(self, target.host)
         far = (Far(request.forward, request.scheme),)
-        return Diagnosis(tunnel.session.examine(request.ssh, far, request.options.timeout, watcher)).plain()
+        return Diagnosis(tunnel.session.examine(target, far, request.options.timeout, watcher)).plain()
 
 
 class _Asking(SilentStages):
@@ -135,3 +139,12 @@ class _Asking(SilentStages):
 
     def ask(self, question: Ask) -> str:
         return self._exchange.ask(question_text(question, self.where), echo=question.echo)
+
+
+def _health_text(health: Health) -> str:
+    """A health check, a line a stage."""
+    lines = []
+    for stage in health.stages:
+        time = "" if stage.milliseconds is None else f"{stage.milliseconds:.0f} ms"
+        lines.append(f"{stage.name:<13}{time:>8}  {stage.outcome}".rstrip())
+    return "\n".join([*lines, str(health.error) if health.error is not None else "all is well"])

@@ -35,6 +35,7 @@ _PATH = re.compile(
 )
 _VERBS = {"GET": "get", "POST": "create", "DELETE": "delete"}
 _REVIEWS = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+_WHO_AM_I = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
 
 
 class State:
@@ -137,6 +138,9 @@ class Server:
             if request.content_type != "application/json":  # kubectl's own goes as protobuf
                 return refusal(415, "the body of the request was in an unknown format")
             return answer(self._review(user, await request.json()), 201)
+        if request.path == _WHO_AM_I and request.method == "POST":
+            who = {"kind": "SelfSubjectReview", "status": {"userInfo": {"username": user}}}
+            return answer({"apiVersion": "authentication.k8s.io/v1", **who}, 201)
         match = _PATH.fullmatch(request.path)
         kind = KINDS.get(match["plural"]) if match else None
         if match is None or kind is None or not request.path.startswith(_base(kind.group_version)):

@@ -30,6 +30,14 @@ _REMEDIES = {
     "forwarding": "See AllowTcpForwarding and PermitOpen in its sshd_config",
     "far name": "Is that its name on the last hop?",
     "far port": "Is the service running there, on this port, and no firewall in between?",
+    "kubeconfig": "See kubectl config view, which shows what is read",
+    "tls": "See certificate-authority-data and tls-server-name of the cluster's entry in the kubeconfig",
+    "api": "Is it the API server's address? kubectl get --raw /version asks the same",
+    "resource": "kubectl get shows those there are",
+    "pods": "kubectl get pods shows how they are",
+    "readiness": "kubectl describe pod shows its events",
+    "forward": "Something between here and there may not pass an upgrade on; kubectl port-forward asks for the same",
+    "listening": "Is the service running in the pod, and listening on this port?",
 }
 
 _ELSE = "Examine it again; the log of the host, or of the service, may say more"
@@ -98,7 +106,8 @@ class Chart:
         self._end(Outcome.UNSURE, text, details)
 
     def skipped(self, hop: str, stage: str, text: str) -> None:
-        """A stage that is not examined."""
+        """A stage that is not examined, also one that has begun."""
+        self.stage = ""
         self._tell(Finding(hop, stage, Outcome.SKIPPED, None, text))
 
     def examination(self) -> Examination:

@@ -6,6 +6,7 @@ To the API server:
     credentials    who we are to the cluster: tokens and certificates, renewed in time; `plugin` runs exec plugins
     api            requests: get, post, watch, upgrade (`raw`: an upgrade by hand, through a proxy where there is one)
     failures       what went wrong, in our words
+    browse         names, for completion
 To a pod:
     resolve        a ready pod of a resource; `selection`, `objects`, `ports` and `missing` are its parts
     watch, follow  what changes; whether the chosen pod goes
@@ -17,6 +18,8 @@ Into the pod:
     session        SPDY/3.1 over one upgrade, `stream` one connection on it, `v4` the older protocol
     endings        how a connection ended
     attempt        a connection that begins anew where its pod had gone before it took anything
+For the doctor:
+    examine        the way to the API server, `examine_port` to a port of a pod; `rights`: what RBAC must allow
 """
 
 from __future__ import annotations
@@ -27,9 +30,10 @@ from ....options import ClusterTarget
 from ..base import Opening
 from ..pool import Pool
 from . import cluster
+from .browse import browse
 from .link import dial, identity
 
-__all__ = ["dial", "identity", "secret"]
+__all__ = ["browse", "dial", "identity", "secret"]
 
 
 async def secret(target: ClusterTarget, name: str, key: str, *, opening: Opening, pool: Pool) -> str:

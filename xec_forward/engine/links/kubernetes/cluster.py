@@ -115,10 +115,15 @@ class ClusterLink(Link):
             self._lease.release()
 
 
+def api_of(link: Link, namespace: str) -> Api:
+    """The requests to a cluster that was reached, seen from a namespace."""
+    assert isinstance(link, ClusterLink)
+    return link.api.within(namespace)
+
+
 async def read_secret(link: Link, namespace: str, name: str, key: str) -> str:
     """One value of a Secret, as text. Raises as `Api.read_secret`; ConfigError where it is no text."""
-    assert isinstance(link, ClusterLink)
-    api = link.api.within(namespace)
+    api = api_of(link, namespace)
     value = await api.read_secret(api.namespace, name, key)
     try:
         return value.decode().removesuffix("\n")

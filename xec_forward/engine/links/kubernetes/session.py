@@ -4,7 +4,8 @@ The protocol has no flow control: a client that does not read, or a pod that doe
 upgrade. So there is one connection on each. The next may begin when nothing of the last can be in its way any more:
 
     its client has closed (or the pod has, in order), so that whatever still comes of it is dropped;
-    a round of PINGs sent behind its FIN is answered, so that the pod's side has taken what was sent.
+    a round of PINGs sent behind its FIN is answered, so that the pod's side has taken what was sent. A short exchange
+    needs none: the pod has answered, so it has taken the connection, and the little that was sent fits its buffer.
 
 The end itself comes a second after the FIN (containerd gives the other side that long), on an upgrade that already
 serves somebody else.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -38,6 +40,8 @@ from .upgrade import Upgrade
 
 # What one DATA frame carries at most: a node allocates it as a whole, and queues 50.
 LARGEST_DATA = 64 * 1024
+# How long a session whose connection has closed is counted on to be free again; seconds.
+RETURN = 0.1
 # So many connections may be in their last second on one upgrade.
 _MOST_DRAINING = 64
 
@@ -142,6 +146,12 @@ class Session:
     def suspect(self) -> bool:
         return self._pulse.overdue
 
+    @property
+    def returning(self) -> bool:
+        """Whether it will most likely be free in a moment."""
+        check = self._check
+        return check is not None and not self._retired and time.perf_counter() - check.began < RETURN
+
     def open_channel(self, port: int, protocol: ChannelProtocol) -> Stream:
         assert self._free
         self._free = False
@@ -203,7 +213,7 @@ class Session:
 
     def closed(self, stream: Stream) -> None:
         """Its client has closed; the stream goes on to its end by itself."""
-        self._part()
+        self._part(stream)
 
     def aborted(self, stream: Stream) -> None:
         """The stream is to end now."""
@@ -234,7 +244,7 @@ class Session:
         if stream is self._live:
             if not stream.fin_sent:
                 self.queue(Data(stream.data_id, b"", fin=True))  # nothing is left half open there
-            self._part()
+            self._part(stream)
         else:
             self._become_free()
         if self._retired:
@@ -285,11 +295,14 @@ class Session:
             raise SpdyError(f"stream {number} was never opened")
         return stream
 
-    def _part(self) -> None:
+    def _part(self, stream: Stream) -> None:
         """The live connection is nobody's any more."""
         self._live = None
         self.resume_reading()
-        self._check = self._pulse.round(self._checked)
+        if stream.short:
+            self._loop.call_soon(self._become_free)  # behind its FIN
+        else:
+            self._check = self._pulse.round(self._checked)
 
     def _checked(self) -> None:
         self._check = None

@@ -32,6 +32,10 @@ TEXT_DEADLINE = 0.5
 DRAIN_DEADLINE = 60.0
 # Bytes that may come for a client that has closed, once what it sent has been taken.
 _MOST_DROPPED = 256 * 1024
+# A short exchange: so few bytes were sent that any socket's buffer takes them, and so few came back that hardly more
+# are on their way.
+_SHORT_SENT = 4 * 1024
+_SHORT_RECEIVED = 64 * 1024
 
 
 class Stream:
@@ -61,12 +65,20 @@ class Stream:
         self._reset = False
         self._paused = False
         self._dropped = 0
+        self._sent = 0
+        self._received = 0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def short(self) -> bool:
+        """Whether nothing of it can be in another's way: the pod has answered, and little was said."""
+        return 0 < self._received <= _SHORT_RECEIVED and self._sent <= _SHORT_SENT
 
     # base.Channel
 
     def write(self, data: bytes) -> None:
         if data and not self.fin_sent and self._protocol is not None:
+            self._sent += len(data)
             self._session.send_data(self.data_id, data)
 
     def write_eof(self) -> None:
@@ -122,6 +134,7 @@ class Stream:
     def data(self, frame: Data) -> None:
         """A DATA frame of either stream, or a piece of one."""
         if frame.stream == self.data_id:
+            self._received += len(frame.data)
             if self.closed:
                 self._drop(len(frame.data))
             elif frame.data:  # a FIN has none

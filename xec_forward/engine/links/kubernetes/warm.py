@@ -1,7 +1,8 @@
 """The upgrades to one pod: a few are kept warm, so that a connection begins with one write.
 
     taken     the one used last, so that those which a burst left over grow old; each carries one live connection
-    wanted    `SPARE` free ones behind those in use, and one for each connection that waits; dialled side by side
+    wanted    `SPARE` free ones behind those in use, and one for each connection that waits; dialled side by side, but
+              for as many as are about to be free again
     too many  never more than `MOST`: further connections wait for their turn
     given up  free ones above `SPARE`, after `IDLE` seconds
 
@@ -27,7 +28,7 @@ from ....errors import (
 )
 from ..base import Channel, ChannelProtocol
 from .dial import Dialler, UpgradeApi
-from .session import Carrier, Session
+from .session import RETURN, Carrier, Session
 from .upgrade import Upgrade
 from .v4 import V4Session
 from .websocket import WebSocketUpgrade
@@ -230,13 +231,13 @@ class Warm:
         if self._retired:
             raise ClosedError("the link was closed", hop=self._pod)
         self._last_port = port
-        if self._free and not self._waiting:
+        if self._free:  # so nobody waits: those who do get what becomes free
             session = self._free.pop()[0]
             self._top_up_soon()
             return session
         waiting = Waiting(port, self._loop.create_future())
         self._waiting.append(waiting)
-        self._top_up()
+        self._loop.call_soon(self._top_up)  # a connection that ends in this turn may give its own back
         try:
             return await waiting.session
         except asyncio.CancelledError:
@@ -268,6 +269,8 @@ class Warm:
             task = self._loop.create_task(self._dial_one(port))
             self._dials[task] = port
             task.add_done_callback(self._dialled)
+        if self._waiting and self._top_up_timer is None:
+            self._top_up_timer = self._loop.call_later(RETURN, self._top_up)  # who was to be free may not be
 
     def _wanted(self) -> list[int]:
         """The ports to dial for."""
@@ -275,7 +278,8 @@ class Warm:
         coming = list(self._dials.values())
         if self._reusable:
             wanted += [self._last_port] * (self._spare - len(self._free))
-            return wanted[len(coming) :]
+            returning = sum(isinstance(each, Session) and each.returning for each in self._sessions)
+            return wanted[len(coming) + returning :]
         for port in coming:
             if port in wanted:
                 wanted.remove(port)

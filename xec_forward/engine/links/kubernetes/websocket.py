@@ -46,7 +46,9 @@ class Opcode(IntEnum):
 
 _OPCODES = frozenset(int(each) for each in Opcode)
 # First bytes of the frames that an API server sends most: a whole binary message, its beginning, its rest.
-_DATA_HEADS = frozenset((_FIN | Opcode.BINARY, int(Opcode.BINARY), int(Opcode.CONTINUATION), _FIN | Opcode.CONTINUATION))
+_DATA_HEADS = frozenset(
+    (_FIN | Opcode.BINARY, int(Opcode.BINARY), int(Opcode.CONTINUATION), _FIN | Opcode.CONTINUATION)
+)
 # Pieces up to this size are handed on together: a server sends a SPDY frame of 12 bytes as five messages.
 _SMALL = 1024
 

@@ -1,0 +1,150 @@
+import { describe, expect, it } from 'vitest';
+
+import { ITunnel, Model, aged, changes, clients, counted, duration, polyline, traffic } from './model';
+
+const KERNEL = { id: 'k', title: 'orders.ipynb', path: 'work/orders.ipynb' };
+
+function tunnel(more: Partial<ITunnel> = {}): ITunnel {
+  return {
+    tunnel: 1,
+    name: 'pg',
+    kind: 'local',
+    state: 'ready',
+    sign: '●',
+    open: true,
+    way: ['127.0.0.1:5432', 'bastion', 'pg.vpc:5432'],
+    address: '127.0.0.1:5432',
+    clients: 0,
+    parked: 0,
+    clients_total: 0,
+    rejected: 0,
+    refused: 0,
+    sent: '0 B',
+    received: '0 B',
+    rate: '',
+    line: [],
+    error: '',
+    hint: '',
+    notes: [],
+    since: 0,
+    opened: 0,
+    closes: 0,
+    ...more
+  };
+}
+
+function model(clock = () => 1000): Model {
+  const made = new Model(clock);
+  made.running([KERNEL]);
+  return made;
+}
+
+describe('Model', () => {
+  it('counts nothing before a kernel has told', () => {
+    const made = model();
+    expect(made.open).toBeNull();
+    made.told('k', [], 1000);
+    expect(made.open).toBe(0);
+  });
+
+  it('counts open tunnels of every kernel, not failed ones', () => {
+    const made = model();
+    made.running([KERNEL, { ...KERNEL, id: 'l' }]);
+    made.told('k', [tunnel(), tunnel({ tunnel: 2, state: 'failed', open: false })], 1000);
+    made.told('l', [tunnel({ state: 'waiting' })], 1000);
+    expect(made.open).toBe(2);
+  });
+
+  it('keeps what it knows of a kernel whose notebook was renamed', () => {
+    const made = model();
+    made.told('k', [tunnel()], 1000);
+    made.running([{ ...KERNEL, title: 'sales.ipynb' }]);
+    expect(made.kernels).toMatchObject([{ title: 'sales.ipynb', knowledge: 'loaded', tunnels: [{ name: 'pg' }] }]);
+  });
+
+  it('forgets the tunnels of a kernel that was started again, and a kernel that is gone', () => {
+    const made = model();
+    made.told('k', [tunnel()], 1000);
+    made.forget('k', 'unknown');
+    expect(made.kernels).toMatchObject([{ knowledge: 'unknown', tunnels: [] }]);
+    made.running([]);
+    expect(made.kernels).toEqual([]);
+    made.told('k', [tunnel()], 1000);
+    expect(made.kernels).toEqual([]);
+  });
+
+  it('reckons ages by the clock of the kernel', () => {
+    let now = 1000;
+    const made = model(() => now);
+    made.told('k', [tunnel({ opened: 5000 })], 5010);
+    now += 5;
+    expect(made.ago(made.kernels[0], 5000)).toBe(15);
+  });
+
+  it('lets a line move on while nothing is told', () => {
+    let now = 1000;
+    const made = model(() => now);
+    made.told('k', [tunnel({ line: [1, 2, 3] })], 1000);
+    now += 2.5;
+    expect(made.line(made.kernels[0], made.kernels[0].tunnels[0])).toEqual([3, 0, 0]);
+  });
+
+  it('has news of changes, not of what was there when it was opened', () => {
+    const made = model();
+    const heard: string[] = [];
+    made.news.connect((_, text) => heard.push(text));
+    made.told('k', [tunnel()], 1000);
+    expect(heard).toEqual([]);
+    made.told('k', [tunnel({ state: 'reconnecting' })], 1000);
+    made.told('k', [], 1000);
+    expect(heard).toEqual(['pg is reconnecting', 'pg is closed']);
+  });
+});
+
+describe('words', () => {
+  it('tells new, changed and closed tunnels', () => {
+    const before = [tunnel(), tunnel({ tunnel: 2, name: 'cache' })];
+    const after = [tunnel({ state: 'waiting' }), tunnel({ tunnel: 3, name: 'web', state: 'opening' })];
+    expect(changes(before, after)).toEqual(['pg is waiting', 'web is opening', 'cache is closed']);
+  });
+
+  it.each([
+    [-3, '0 s'],
+    [59.9, '59 s'],
+    [60, '1 min'],
+    [3600, '1 h'],
+    [3900, '1 h 5 min'],
+    [86400, '1 d'],
+    [93600, '1 d 2 h']
+  ])('says %d seconds as %s', (seconds, text) => expect(duration(seconds)).toBe(text));
+
+  it('says who uses a tunnel', () => {
+    expect(clients(tunnel())).toBe('');
+    expect(clients(tunnel({ clients_total: 2 }))).toBe('no clients now, 2 in all');
+    expect(clients(tunnel({ clients: 1, clients_total: 1 }))).toBe('1 client now, 1 in all');
+    expect(clients(tunnel({ clients: 3, parked: 1, clients_total: 4 }))).toBe('3 clients now (1 waiting), 4 in all');
+  });
+
+  it('says what went through, and what did not', () => {
+    expect(traffic(tunnel())).toBe('');
+    expect(traffic(tunnel({ rejected: 2 }))).toBe('2 rejected');
+    const used = tunnel({ clients_total: 1, sent: '1 kB', received: '2 MB', refused: 1 });
+    expect(traffic(used)).toBe('1 kB sent, 2 MB received, 1 refused');
+  });
+
+  it('counts', () => expect([0, 1, 2].map(counted)).toEqual(['no tunnels', '1 tunnel', '2 tunnels']));
+});
+
+describe('line', () => {
+  it('ages by whole seconds, and never grows', () => {
+    expect(aged([1, 2, 3], 0.9)).toEqual([1, 2, 3]);
+    expect(aged([1, 2, 3], 1)).toEqual([2, 3, 0]);
+    expect(aged([1, 2, 3], 99)).toEqual([0, 0, 0]);
+    expect(aged([1, 2, 3], -1)).toEqual([1, 2, 3]);
+  });
+
+  it('touches the top where it is highest', () => {
+    expect(polyline([0, 10, 5], 20, 10)).toBe('0.0,10.0 10.0,0.0 20.0,5.0');
+    expect(polyline([0, 0], 20, 10)).toBe('0.0,10.0 20.0,10.0');
+  });
+});

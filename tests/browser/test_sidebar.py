@@ -1,0 +1,275 @@
+"""The sidebar in a real JupyterLab: what a person sees of the tunnels, and does with them while a cell hangs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from tests.browser.conftest import HAPPENS_WITHIN, shoot, show
+from tests.peers.kernel import wait_until
+from tests.peers.lab import Lab, LabKernel
+from tests.peers.postgres import Postgres
+from tests.peers.services import Services
+from tests.peers.sshd import PASSPHRASE, Sshd
+
+Open = Callable[..., Page]
+
+# What a person takes for at once, milliseconds: from the click to the row that is gone.
+AT_ONCE = 250
+
+HUNG = "select count(*) from pg_stat_activity where query = 'select pg_sleep(300)'"
+END_HUNG = "select pg_terminate_backend(pid) from pg_stat_activity where query = 'select pg_sleep(300)'"
+QUERY = "import psycopg\npsycopg.connect(pg_dsn).execute('select pg_sleep(300)')"
+
+
+def forward(door: Sshd, port: int, name: str, options: str = "") -> str:
+    return f"%forward bastion 0:{door.far()}:{port} --as {name} {options}"
+
+
+def sales(door: Sshd, postgres: Postgres) -> str:
+    return forward(door, postgres.port, "pg", "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD")
+
+
+def row(page: Page, name: str) -> Locator:
+    """The row of a tunnel."""
+    return page.locator(f'.xf-Row[data-tunnel="{name}"]')
+
+
+@pytest.fixture
+def hung(postgres: Postgres) -> Iterator[Callable[[], bool]]:
+    """Whether the query hangs; PostgreSQL itself would run it to its end."""
+    yield lambda: postgres.sql(HUNG) == [(1,)]
+    postgres.sql(END_HUNG)
+
+
+def test_close_works_while_the_cell_hangs_in_a_query_which_then_ends_with_its_error(
+    lab: Lab, door: Sshd, postgres: Postgres, opened: Open, hung: Callable[[], bool]
+) -> None:
+    notebook = lab.write_notebook("query.ipynb", f"%load_ext xec_forward\n{sales(door, postgres)}", QUERY)
+    page = opened(notebook)
+    page.locator(".jp-Notebook .jp-CodeCell").first.click()
+    page.keyboard.press("Shift+Enter")
+    expect(page.locator(".jp-OutputArea-output").first).to_contain_text("ready")
+    expect(row(page, "pg")).to_contain_text("● ready")
+    page.keyboard.press("Shift+Enter")
+    wait_until(hung, "the query does not run")
+    expect(row(page, "pg")).to_contain_text("1 client now, 1 in all")
+    shoot(page, "hung-query")
+    start = time.monotonic()
+    page.get_by_role("button", name="Close pg").click()
+    page.locator(".jp-OutputArea-output", has_text="OperationalError").first.wait_for(timeout=2000)
+    assert time.monotonic() - start < 2
+    expect(row(page, "pg")).to_have_count(0)
+
+
+BUSY = {
+    "sleeps": "import time\ntime.sleep(60)",
+    "burns": "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: sum(range(1000))",
+    "hangs in a query": QUERY,
+}
+
+
+# Clicks on Close, and resolves when the row is gone, with the milliseconds that it took.
+CLOSE = """name => new Promise((resolve, reject) => {
+    const row = document.querySelector(`.xf-Row[data-tunnel="${name}"]`);
+    const start = performance.now();
+    const gone = new MutationObserver(() => row.isConnected || resolve(performance.now() - start));
+    gone.observe(row.parentElement, { childList: true });
+    setTimeout(() => reject(new Error('the row stays')), 10_000);
+    row.querySelector('button').click();
+})"""
+
+
+def test_close_is_answered_at_once_whatever_the_cell_does(
+    kernel: LabKernel, door: Sshd, postgres: Postgres, services: Services, opened: Open, hung: Callable[[], bool]
+) -> None:
+    page = opened()
+    for what, code in BUSY.items():
+        names = [f"echo{number}" for number in range(3)]
+        lines = [forward(door, services.echo, name) for name in names]
+        kernel.run("\n".join([sales(door, postgres), *lines]))
+        expect(row(page, names[-1])).to_contain_text("● ready")
+        begun = kernel.begin(code)
+        if code == QUERY:
+            wait_until(hung, "the query does not run")
+        took = sorted(page.evaluate(CLOSE, name) for name in names)
+        print(f"cell {what}; from the click to the row that is gone: {', '.join(f'{each:.0f} ms' for each in took)}")
+        # Of three the one in the middle: the machine does other things too.
+        assert took[1] < AT_ONCE
+        expect(row(page, "pg")).to_contain_text("● ready")
+        if code != QUERY:
+            kernel.interrupt()
+            kernel.wait(begun)
+
+
+def test_kernel_whose_notebook_is_open_nowhere_is_shown_live(
+    kernel: LabKernel, door: Sshd, services: Services, opened: Open
+) -> None:
+    page = opened()
+    section = page.get_by_role("region", name="Tunnels of orders.ipynb")
+    expect(section).to_contain_text("No tunnel is open.")
+    status = page.locator(".xf-Status-button")
+    expect(status).to_have_text("⇄ no tunnels")
+    kernel.run(forward(door, services.echo, "echo", "--ttl 1h"))
+    expect(status).to_have_text("⇄ 1 tunnel")
+    echo = row(page, "echo")
+    port = kernel.run("print(echo.local_port)").strip()
+    expect(echo).to_contain_text(f"127.0.0.1:{port} → bastion → {door.far()}:{services.echo}")
+    expect(echo).to_contain_text("closes in 59 min")
+    talk = "import socket\ns = socket.create_connection(('127.0.0.1', echo.local_port))\ns.sendall(b'x' * 60_000)"
+    kernel.run(talk)
+    expect(echo).to_contain_text("1 client now, 1 in all")
+    expect(echo).to_contain_text("60 kB sent, 60 kB received")
+    expect(echo.get_by_role("img", name="traffic of the last 30 seconds")).to_be_visible()
+    kernel.run("s.close()\necho.close()")
+    expect(echo).to_have_count(0)
+    expect(page.locator(".xf-Heard")).to_have_text("echo is closed")
+    expect(status).to_have_text("⇄ no tunnels")
+
+
+def test_reload_restart_and_shutdown_are_survived(
+    kernel: LabKernel, lab: Lab, door: Sshd, services: Services, opened: Open
+) -> None:
+    line = forward(door, services.echo, "echo")
+    kernel.run(line)
+    page = opened()
+    expect(row(page, "echo")).to_contain_text("ready")
+    begun = kernel.begin("import time\ntime.sleep(60)")
+    page.reload()
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored.then(() => true)")
+    show(page)
+    expect(row(page, "echo")).to_contain_text("ready")
+    kernel.interrupt()
+    assert kernel.wait(begun)["ename"] == "KeyboardInterrupt"
+    kernel.restart()
+    expect(row(page, "echo")).to_have_count(0)
+    expect(page.locator(".xf-Panel")).to_contain_text("No kernel has tunnels")
+    kernel.run(f"%load_ext xec_forward\n{line}")
+    expect(row(page, "echo")).to_contain_text("ready")
+    kernel.shut_down()
+    page.evaluate("window.jupyterapp.serviceManager.sessions.refreshRunning()")
+    page.evaluate("window.jupyterapp.serviceManager.kernels.refreshRunning()")
+    expect(page.get_by_role("region", name="Tunnels of orders.ipynb")).to_have_count(0)
+
+
+def test_kernel_without_the_extension_is_asked_once_and_shown_when_it_has_it(lab: Lab, opened: Open) -> None:
+    other = lab.start_kernel("plain.ipynb")
+    before = lab.log().count("UNKNOWN CONTROL MESSAGE")
+    page = opened()
+    expect(page.locator(".xf-Panel")).to_contain_text("No kernel has tunnels")
+    wait_until(lambda: lab.log().count("UNKNOWN CONTROL MESSAGE") == before + 1, "it was not asked")
+    other.run("%load_ext xec_forward")
+    expect(page.get_by_role("region", name="Tunnels of plain.ipynb")).to_be_visible()
+    assert lab.log().count("UNKNOWN CONTROL MESSAGE") == before + 1
+    other.shut_down()
+
+
+def test_nothing_is_asked_before_the_panel_is_seen(lab: Lab, opened: Open) -> None:
+    other = lab.start_kernel("plain.ipynb")
+    before = lab.log().count("UNKNOWN CONTROL MESSAGE")
+    page = opened(panel=False)
+    other.run("1 + 1")
+    assert lab.log().count("UNKNOWN CONTROL MESSAGE") == before
+    expect(page.locator(".xf-Status-button")).to_be_hidden()
+    other.shut_down()
+
+
+def test_waiting_tunnel_asks_for_its_code_in_a_dialog(
+    kernel: LabKernel, door: Sshd, services: Services, opened: Open
+) -> None:
+    config = door.folder / "ssh_config"
+    with config.open("a") as file:
+        file.write(door.config("vault", IdentityFile=door.encrypted_key()))
+    kernel.run(f"%forward vault 0:{door.far()}:{services.echo} --as echo", answer=PASSPHRASE)
+    kernel.run("import os\nfrom xec_forward.client.session import current\nos.kill(current().engine_pid, 9)")
+    page = opened()
+    echo = row(page, "echo")
+    expect(echo).to_contain_text("waiting")
+    shoot(page, "waiting")
+    page.get_by_role("button", name="Reconnect echo").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("assphrase")
+    shoot(page, "question")
+    page.keyboard.type(PASSPHRASE)
+    page.keyboard.press("Enter")
+    expect(echo).to_contain_text("● ready")
+    assert PASSPHRASE not in page.content()
+
+
+def test_doctor_copy_and_keyboard(kernel: LabKernel, door: Sshd, services: Services, opened: Open) -> None:
+    kernel.run(f"{forward(door, services.echo, 'echo')}\n{forward(door, services.hang, 'last', '--no-check')}")
+    page = opened()
+    page.get_by_role("button", name="Examine echo").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("all is well")
+    shoot(page, "doctor")
+    page.keyboard.press("Escape")
+    expect(dialog).to_have_count(0)
+    page.get_by_role("button", name="Copy the address of echo").click()
+    port = kernel.run("print(echo.local_port)").strip()
+    assert page.evaluate("navigator.clipboard.readText()") == f"127.0.0.1:{port}"
+    page.get_by_role("button", name="Close echo").focus()
+    labels = []
+    for _ in range(5):
+        labels.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
+        page.keyboard.press("Tab")
+    assert labels == ["Close echo", "Reconnect echo", "Copy the address of echo", "Examine echo", "Close last"]
+    page.get_by_role("button", name="Close echo").focus()
+    page.keyboard.press("Enter")
+    expect(row(page, "echo")).to_have_count(0)
+    expect(page.get_by_role("button", name="Close last")).to_be_focused()
+
+
+def test_commands_are_in_the_palette_and_close_all_asks_first(
+    kernel: LabKernel, door: Sshd, services: Services, opened: Open
+) -> None:
+    kernel.run(f"{forward(door, services.echo, 'echo')}\n{forward(door, services.hang, 'other', '--no-check')}")
+    page = opened(panel=False)
+    page.evaluate("window.jupyterapp.commands.execute('apputils:activate-command-palette')")
+    page.locator(".lm-CommandPalette-input").fill("Close All Tunnels")
+    page.locator(".lm-CommandPalette-item", has_text="Close All Tunnels").first.click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("2 tunnels will be closed: echo, other")
+    dialog.get_by_role("button", name="Close all").click()
+    show(page)
+    expect(page.get_by_role("region", name="Tunnels of orders.ipynb")).to_contain_text("No tunnel is open.")
+    assert kernel.run("import xec_forward as xf\nprint(list(xf.tunnels))") == "[]\n"
+
+
+def test_notebook_7_has_it_too(lab: Lab, door: Sshd, services: Services, page: Page) -> None:
+    kernel = lab.start_kernel(lab.write_notebook("seven.ipynb", "1 + 1"))
+    kernel.run(f"%load_ext xec_forward\n{forward(door, services.echo, 'echo')}")
+    page.goto(lab.url("notebooks/seven.ipynb"))
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored.then(() => true)")
+    show(page)
+    expect(row(page, "echo")).to_contain_text("● ready")
+    shoot(page, "notebook-7")
+    page.get_by_role("button", name="Close echo").click()
+    expect(row(page, "echo")).to_have_count(0)
+    assert kernel.run("import xec_forward as xf\nprint(list(xf.tunnels))") == "[]\n"
+    kernel.shut_down()
+
+
+def test_light_and_dark(kernel: LabKernel, door: Sshd, postgres: Postgres, services: Services, opened: Open) -> None:
+    kernel.run(sales(door, postgres))
+    kernel.run("import psycopg\npsycopg.connect(pg_dsn).execute('select repeat(%s, 400000)', ('x',)).fetchone()")
+    # Of several one may fail and stay, to be mended.
+    lines = f"cache={door.far()}:{services.echo} --lazy\nweb={door.far()}:{services.refused}"
+    kernel.run(f"%%forward bastion\n{lines}")
+    page = opened()
+    expect(row(page, "pg")).to_contain_text("kB received")
+    expect(row(page, "web")).to_contain_text("✗ failed")
+    expect(row(page, "web")).to_contain_text("ECONNREFUSED")
+    colours = []
+    for theme in ("Light", "Dark"):
+        page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
+        page.wait_for_function(
+            f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'", timeout=HAPPENS_WITHIN
+        )
+        expect(page.locator("#jupyterlab-splash")).to_have_count(0)
+        shoot(page, theme.lower())
+        colours.append(row(page, "pg").evaluate("node => getComputedStyle(node).color"))
+    assert colours[0] != colours[1]
