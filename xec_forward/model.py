@@ -4,7 +4,8 @@ No message has a field a secret could sit in, except `Answer`, which carries one
 for it, and `Revealed`, which carries one outward when the client did. Messages are msgspec Structs, tagged by their
 class name; `wire` turns them into bytes.
 
-    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Examine  ReadSecret  Describe  Cancel  Answer
+    client -> engine   Hello  Open  Close  Reconnect  Check  Look  Examine  ReadSecret  Browse  Describe
+                       Cancel  Answer
     engine -> client   Welcome  Changed  Examined  Ask  Revealed  Done  Failed
 """
 
@@ -194,10 +195,11 @@ class Finding(Value, frozen=True):
     """One stage of the doctor's examination.
 
     Attributes:
-        hop: where: a host of the way, or the far end (`pg.vpc:5432`).
+        hop: where: a host of the way, the cluster, its API server, or the far end (`pg.vpc:5432`).
         stage: config, dns, proxy, tcp, banner, key exchange, host key, login, forwarding, far name, far port, or the
             protocol whose hello was waited for. Of a host behind another one, forwarding, dns and tcp are what the one
-            before does for it.
+            before does for it. Of a cluster: kubeconfig, plugin or credentials; dns, tcp, proxy, tls, api, login,
+            permission of its API server; resource, pods, readiness, port, forward, listening of a far end.
         seconds: how long it took; None where it runs, or was not examined.
         text: what was seen; details: more of it, a line each.
     """
@@ -309,14 +311,16 @@ class Far(Value, frozen=True):
 class Examine(Message, frozen=True):
     """Examine the way to a target and to far ends behind it, stage by stage; nothing is changed by it.
 
-    Each stage is told by `Examined` as it begins and as it ends, all of them by `Done.examination`.
+    One of `ssh` and `cluster` is given: the target. Each stage is told by `Examined` as it begins and as it ends, all
+    of them by `Done.examination`.
 
     Attributes:
         timeout: seconds that all of it may take.
     """
 
     call: int
-    ssh: SshTarget
+    ssh: SshTarget | None = None
+    cluster: ClusterTarget | None = None
     far: tuple[Far, ...] = ()
     timeout: float = 30.0
 
@@ -328,6 +332,28 @@ class ReadSecret(Message, frozen=True):
     cluster: ClusterTarget
     name: str
     key: str
+
+
+class Listing(StrEnum):
+    """What to list of a cluster."""
+
+    CONTEXTS = "contexts"
+    NAMESPACES = "namespaces"
+    NAMES = "names"
+    PORTS = "ports"
+
+
+class Browse(Message, frozen=True):
+    """Ask what a person may type next; answered by `Done.names`, none where nothing may be asked.
+
+    Attributes:
+        of: the kind for NAMES (`svc`), the RESOURCE for PORTS (`svc/postgres`).
+    """
+
+    call: int
+    cluster: ClusterTarget
+    what: Listing
+    of: str = ""
 
 
 class Describe(Message, frozen=True):
@@ -409,6 +435,7 @@ class Done(Message, frozen=True):
     health: Health | None = None
     outlook: Outlook | None = None
     examination: Examination | None = None
+    names: tuple[str, ...] = ()
 
 
 class Revealed(Message, frozen=True):
@@ -428,5 +455,5 @@ class Failed(Message, frozen=True):
     fault: Fault
 
 
-Request = Hello | Open | Close | Reconnect | Check | Look | Examine | ReadSecret | Describe | Cancel | Answer
+Request = Hello | Open | Close | Reconnect | Check | Look | Examine | ReadSecret | Browse | Describe | Cancel | Answer
 Report = Welcome | Changed | Examined | Ask | Revealed | Done | Failed

@@ -199,3 +199,4 @@ class Service:
     set_proxy_env: bool = option(False, "point ALL_PROXY at the SOCKS proxy, put back on close")
     exit_on_failure: bool = option(False, "when one of several fails, close them all")
     dry_run: bool = option(False, "say what would be opened, and open nothing")
+    keep: bool = option(False, "leave what a cell of code opened open after it, until the kernel ends")

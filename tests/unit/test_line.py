@@ -184,7 +184,7 @@ def test_help_is_an_action_and_not_an_exit(text: str) -> None:
         (f"{PG} bastion", "5432:pg.vpc:5432", "TARGET comes first"),
         (f"bastion {PG} --jump x", "this version has no option --jump", "--help"),
         (f"bastion {PG} -X", "this version has no option -X", "--help"),
-        (f"bastion {PG} --panel", "this version has no option --panel", "--help"),
+        (f"bastion {PG} --panel", "--panel stands alone", "%forward --panel"),
         (f"bastion {PG} --pass env:X", "no option --pass", "--password or --passphrase"),
         (f"bastion {PG} --tiemout 3", "no option --tiemout", "--timeout"),
         (f"bastion {PG} --usrname=x", "no option --usrname", "--username"),

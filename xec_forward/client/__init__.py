@@ -9,6 +9,7 @@ touches no network: all it has is one pipe to the engine process.
     reconnecting a new link on request, with somebody there to answer
     watcher      what a waiting caller shows, and whom it can ask
     sources      SOURCEs resolved to secrets
+    profiles     lines with `@NAME`;  project  the file that says what it stands for
     targets      ssh(): targets made in Python;  wanted  the arguments of forward()
     tunnel       the handle of one tunnel;  group  the handle of several;  registry  what is open
     sqlalchemy   an engine whose every connection asks for its password anew

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from os import PathLike, fspath
 from typing import Any, TypedDict, Unpack, overload
 
+from ..diagnosis import Diagnosis
+from ..dsn import parse_template, template_for
 from ..errors import ForwardError, SpecError
+from ..model import Far
 from ..options import ClusterTarget
 from ..spec import (
     Endpoint,
@@ -147,6 +150,28 @@ class Cluster:
 
         return Opening(open_one) if forwards is None else Opening(open_all)
 
+    def doctor(self, **arguments: Unpack[PortForwardArguments]) -> Diagnosis:
+        """Examine each stage of the way to the API server, and to the port that `port_forward` would lead to.
+
+        Nothing is opened, bound or changed, nothing is waited for, and nobody is asked. It ends within `timeout`
+        seconds (30).
+
+        Args:
+            arguments: see ResourceArguments and PortArguments; without any of a resource, the way to the cluster alone.
+
+        Raises:
+            SpecError: an argument is no good. EngineError. What else is wrong, the diagnosis tells.
+
+        >>> print(xf.k8s(context="prod").doctor(service="postgres", remote_port=5432))  # doctest: +SKIP
+        """
+        far, timeout = _far_ends(arguments)
+        return Diagnosis(current().examine(self.target, far, timeout))
+
+    async def adoctor(self, **arguments: Unpack[PortForwardArguments]) -> Diagnosis:
+        """`doctor` for coroutines."""
+        far, timeout = _far_ends(arguments)
+        return Diagnosis(await current().aexamine(self.target, far, timeout))
+
     def _prepare(
         self, forwards: Sequence[PortArguments] | None, arguments: Mapping[str, Any]
     ) -> tuple[Session, list[Tunnel], bool]:
@@ -196,6 +221,19 @@ def k8s(
         SpecError: an argument is malformed. Nothing is read or dialled yet.
     """
     return Cluster(ClusterTarget(str(namespace), str(context), fspath(kubeconfig), hops(proxy)))
+
+
+def _far_ends(arguments: Mapping[str, Any]) -> tuple[list[Far], float]:
+    """What `doctor` is to examine in the cluster, and in how many seconds. Raises SpecError."""
+    check_names(arguments, (*_WHERE, *_OWN, *_OPTIONS), "doctor()")
+    session = current()
+    if not set(arguments) - {"timeout"}:
+        return [], read_settings(arguments, session.sources.add)[0].timeout
+    given = dict(arguments)
+    resource = _resource({name: given.pop(name) for name in _WHERE if name in given})
+    wanted = _wanted(resource, given, session)
+    template = template_for(wanted.forward, wanted.dsn)
+    return [Far(wanted.forward, parse_template(template).base if template else "")], wanted.options.timeout
 
 
 def _resource(given: Mapping[str, Any]) -> Resource:

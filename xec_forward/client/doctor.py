@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from ..diagnosis import Diagnosis, joined, last_line, lines_of
 from ..dsn import parse_template, template_for
 from ..errors import ForwardError, SpecError
-from ..line import KUBERNETES, SSH, Action, Dialect, Line, parse_line
+from ..line import KUBERNETES, SSH, Action, Dialect, Line
 from ..line.usage import DOCTOR_FORMS, help_text
 from ..model import Examination, Far, Finding, Outcome
 from ..options import ClusterTarget, SshTarget
@@ -23,6 +23,7 @@ from ..spec import Forward, parse_resource
 from .foreground import ended_by_signals
 from .lines import wanted_of
 from .live import PATIENCE
+from .profiles import read_line
 from .session import Session, current
 from .watcher import ScriptWatcher
 
@@ -146,7 +147,7 @@ def run_doctor(words: Sequence[str]) -> int:
     """Examine what a line would open; the exit status. `words` are those after `doctor`."""
     watcher, dialect = TerminalStages(), dialect_of(words)
     try:
-        line = parse_line(["--doctor", *words], dialect=dialect)
+        line = read_line(["--doctor", *words], dialect=dialect)
         if line.action is Action.HELP:
             print(help_text(DOCTOR_FORMS, dialect))
             return 0

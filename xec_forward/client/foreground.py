@@ -19,14 +19,14 @@ from typing import Any
 
 from ..dsn import make, template_for
 from ..errors import ForwardError, SpecError
-from ..line import KUBERNETES, SSH, Action, Dialect, Line, parse_line
+from ..line import KUBERNETES, SSH, Action, Dialect, Line
 from ..line.usage import CLUSTER_COMMAND_FORMS, COMMAND_FORMS, help_text
 from ..model import TunnelState
 from ..options import Service
 from ..render import Card, Cards
-from ..spec import Kind
-from .lines import ADD_DSN, Wanted, preview, wanted_of, with_forwards
+from .lines import Wanted, lines_of, port_remarks, preview, wanted_of
 from .live import Canvas, LiveWatcher, standard_canvas
+from .profiles import read_line
 from .reconnecting import reconnect_all
 from .session import Session, current
 from .targets import prepare_tunnel
@@ -40,7 +40,7 @@ def run_open(words: Sequence[str], dialect: Dialect = SSH) -> int:
     """Open what a line asks for, and stay until it ends; the exit status. `words` are those after the command."""
     program = dialect.program
     try:
-        line = parse_line(words, dialect=dialect)
+        line = read_line(words, dialect=dialect)
         if line.action is Action.HELP:
             print(help_text(CLUSTER_COMMAND_FORMS if dialect is KUBERNETES else COMMAND_FORMS, dialect))
             return 0
@@ -69,7 +69,7 @@ def run_open(words: Sequence[str], dialect: Dialect = SSH) -> int:
 
 def _open(line: Line) -> int:
     session = current()
-    wanted = wanted_of([with_forwards(session, line)])
+    wanted = wanted_of(lines_of(session, line))
     if line.service.dry_run:
         for each in wanted:
             print(preview(session, each, each.explicit or each.default))
@@ -111,8 +111,8 @@ def _card(wanted: Wanted, tunnel: Tunnel) -> Card:
         host = wanted.forward.listen.path or tunnel.local_host
         url = make(template, host=host, port=tunnel.local_port, password=None, far_host=tunnel.remote_host)
         remarks.insert(0, f"the connection string, without a password, is {url}")
-    elif tunnel.is_alive() and wanted.forward.kind is not Kind.REMOTE:
-        remarks.append(ADD_DSN)
+    if tunnel.is_alive():
+        remarks += port_remarks(wanted.forward, tunnel.snapshot, has_dsn=bool(template))
     idle = [name for name in _OF_A_NOTEBOOK if getattr(wanted.service, name) != getattr(Service(), name)]
     if idle:
         remarks.append(f"{', '.join('--' + name.replace('_', '-') for name in idle)}: of use in a notebook only")

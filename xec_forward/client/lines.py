@@ -10,11 +10,22 @@ from ..dsn import parse_template, template_for
 from ..line import Line
 from ..model import Snapshot, TunnelState
 from ..options import ClusterTarget, Service, SshTarget, Target, TunnelOptions
+from ..services import hint_for_port
 from ..source import Source
 from ..spec import Endpoint, Forward, Kind, default_name
 from .session import Session
 
 ADD_DSN = "no connection string, since the port tells no scheme: add --dsn URL"
+
+
+def port_remarks(forward: Forward, snapshot: Snapshot, *, has_dsn: bool) -> list[str]:
+    """What a card says of the far port: what to do with a debugger's, or how to get a connection string."""
+    far, hint = forward.connect, ""
+    if forward.kind is Kind.LOCAL and far is not None and snapshot.local_port:
+        hint = hint_for_port(far.port, far.port_name, snapshot.local_host, snapshot.local_port)
+    if hint:
+        return [hint]
+    return [] if has_dsn or forward.kind is Kind.REMOTE else [ADD_DSN]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +61,7 @@ class Wanted:
     @property
     def key(self) -> tuple[object, ...]:
         """What makes it the same line."""
-        return self.target, self.forward, self.options, replace(self.service, quiet=False, force=False)
+        return self.target, self.forward, self.options, replace(self.service, quiet=False, force=False, keep=False)
 
     @property
     def far_end(self) -> tuple[object, ...]:
@@ -73,6 +84,11 @@ def with_forwards(session: Session, line: Line) -> Line:
         line = replace(line, forwards=session.look(line.target).forwards)
     line.require_forwards()
     return line
+
+
+def lines_of(session: Session, line: Line) -> tuple[Line, ...]:
+    """What an OPEN line opens, each with its own target: itself, or the lines of its profiles. See `with_forwards`."""
+    return tuple(with_forwards(session, each) for each in line.members or (line,))
 
 
 def wanted_of(lines: Sequence[Line]) -> list[Wanted]:

@@ -26,6 +26,7 @@ import msgspec
 
 from ..errors import EngineError, ForwardError, LimitError
 from ..model import (
+    Browse,
     Changed,
     Close,
     Describe,
@@ -34,6 +35,7 @@ from ..model import (
     Examine,
     Far,
     Fault,
+    Listing,
     Look,
     Message,
     Open,
@@ -49,7 +51,7 @@ from .configured import configured_cluster, configured_host
 from .connection import Connection
 from .secret import SecretCall
 from .together import Inbox, TogetherCall, wait_together
-from .watcher import Watcher
+from .watcher import NobodyThere, Watcher
 
 if TYPE_CHECKING:
     from .tunnel import Tunnel
@@ -61,6 +63,8 @@ MAX_TUNNELS = 50
 LOOK_LIMIT = 30.0
 # Reading a Secret: the cluster's credentials may come from a program, seconds.
 SECRET_LIMIT = 30.0
+# A list of names, seconds: nobody waits for it longer.
+BROWSE_LIMIT = 5.0
 # An engine that dies this often within a minute is not started again.
 DEATHS_PER_MINUTE = 4
 
@@ -128,7 +132,7 @@ class Session(Connection):
         return outlook
 
     def examine(
-        self, target: SshTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
+        self, target: SshTarget | ClusterTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
     ) -> Examination:
         """Have the way to a target examined, and far ends behind it; the watcher is told each stage.
 
@@ -138,17 +142,15 @@ class Session(Connection):
         Raises:
             EngineError: there is no engine. What else is wrong, the findings tell.
         """
-        ssh = configured_host(target)
-        done = self.call(lambda call: Examine(call, ssh, tuple(far), timeout), watcher, timeout)
+        done = self.call(_examination(target, far, timeout), watcher, timeout)
         assert done.examination is not None
         return done.examination
 
     async def aexamine(
-        self, target: SshTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
+        self, target: SshTarget | ClusterTarget, far: Sequence[Far], timeout: float, watcher: Watcher | None = None
     ) -> Examination:
         """`examine` for coroutines."""
-        ssh = configured_host(target)
-        done = await self.acall(lambda call: Examine(call, ssh, tuple(far), timeout), watcher, timeout)
+        done = await self.acall(_examination(target, far, timeout), watcher, timeout)
         assert done.examination is not None
         return done.examination
 
@@ -165,6 +167,17 @@ class Session(Connection):
             return call.value
         finally:
             self._calls.pop(call.number, None)
+
+    def browse(self, cluster: ClusterTarget, what: Listing, of: str = "") -> tuple[str, ...]:
+        """Names in a cluster, for completion; see `model.Browse`. Blocks, starts no engine, and asks nobody anything.
+
+        Raises:
+            ForwardError: the cluster does not say. EngineError: the engine is gone.
+        """
+        if not self.engine_pid:
+            return ()
+        meant = configured_cluster(cluster)
+        return self.call(lambda call: Browse(call, meant, what, of), NobodyThere(), BROWSE_LIMIT).names
 
     def open(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
         """Open a prepared tunnel; returns when it is ready."""
@@ -340,6 +353,13 @@ def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) 
     return msgspec.structs.replace(
         tunnel.snapshot, state=state, error=fault, since=time.time(), serial=time.monotonic_ns()
     )
+
+
+def _examination(target: SshTarget | ClusterTarget, far: Sequence[Far], timeout: float) -> Callable[[int], Examine]:
+    """Makes the request of an examination."""
+    ssh = configured_host(target) if isinstance(target, SshTarget) else None
+    cluster = configured_cluster(target) if isinstance(target, ClusterTarget) else None
+    return lambda call: Examine(call, ssh, cluster, tuple(far), timeout)
 
 
 def bound_forward(forward: Forward, snapshot: Snapshot) -> Forward:

@@ -58,6 +58,13 @@ class ScriptWatcher:
         return ask_terminal(question_text(question, self.where), echo=question.echo)
 
 
+class NobodyThere(ScriptWatcher):
+    """For what goes on behind a person's back: shows nothing, asks nothing."""
+
+    def ask(self, question: Ask) -> str:
+        raise NobodyAnswers(NOBODY)
+
+
 def question_text(question: Ask, where: str) -> str:
     """The text of a question: its prompt, one line or several; where that is empty, one made of its kind."""
     if question.prompt:

@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from . import bridge
+from . import bridge, completion
+from .cell_scope import rewrite
 from .magics import ForwardMagics
 
 if TYPE_CHECKING:
@@ -31,11 +32,15 @@ def load(shell: InteractiveShell) -> None:
         return
     magics = ForwardMagics(shell)
     shell.register_magics(magics)
-    shell.events.register("pre_execute", magics.begin_execution)
+    for event, handler in _events(magics):
+        shell.events.register(event, handler)
+    # Before IPython's own, which makes a call of every cell that begins with %%.
+    shell.input_transformer_manager.line_transforms.insert(0, rewrite)
     for module, name in _SHOWN:
         _formatter(shell).for_type_by_name(module, name, magics.display_value)
     _wrap_shutdown(getattr(shell, "kernel", None))
     bridge.install(shell)
+    completion.install(shell)
     threading.Thread(target=_warm, args=(shell,), name="xec_forward warm-up", daemon=True).start()
 
 
@@ -47,9 +52,12 @@ def unload(shell: InteractiveShell) -> None:
     for kind in ("line", "cell"):
         for name in ("forward", "k8s_forward"):
             shell.magics_manager.magics[kind].pop(name, None)
-    shell.events.unregister("pre_execute", magics.begin_execution)
+    for event, handler in _events(magics):
+        shell.events.unregister(event, handler)
+    shell.input_transformer_manager.line_transforms.remove(rewrite)
     _unwrap_shutdown(getattr(shell, "kernel", None))
     bridge.remove(shell)
+    completion.remove(shell)
     _stop()
     magics.forget()
     formatter = _formatter(shell)
@@ -65,6 +73,13 @@ def unload(shell: InteractiveShell) -> None:
         from ..client.watcher import ScriptWatcher
 
         current().watcher = ScriptWatcher
+
+
+def _events(magics: ForwardMagics) -> list[tuple[str, Callable[..., None]]]:
+    """Which of IPython's events they follow."""
+    cells = magics.cells
+    names = ("pre_run_cell", "post_run_cell", "post_execute")
+    return [("pre_execute", magics.begin_execution), *((name, getattr(cells, name)) for name in names)]
 
 
 def _formatter(shell: InteractiveShell) -> Any:

@@ -7,26 +7,30 @@ Nothing but IPython is imported with this module: `%load_ext` is to be quick, an
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import sys
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
-from IPython.utils.text import DollarFormatter
+
+from .cell_scope import Cell, Cells, has_code
+from .expansion import expand
+from .interruption import Interrupted, interruptible
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from types import EllipsisType
 
     from IPython.core.interactiveshell import InteractiveShell
+    from traitlets import TraitType
 
     from ..client.group import ForwardGroup
     from ..client.session import Session
     from ..client.tunnel import Tunnel
+    from ..errors import ConfigError
     from ..line import Dialect, Line
     from ..options import ClusterTarget, SshTarget
     from ..render import Card, View
+    from .explain import Explainer
     from .live import LiveWatcher
     from .openings import Openings
 
@@ -34,31 +38,38 @@ if TYPE_CHECKING:
 _CLIENT = "xec_forward.client"
 
 
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C while a magic waited: everything under way was put back. One line in a notebook, as our errors are."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self._shown: TracebackType | None = None
-
-    def _render_traceback_(self) -> list[str]:
-        if self._shown is not None and self._shown is self.__traceback__:
-            from ..errors import full_traceback
-
-            return full_traceback(self)
-        self._shown = self.__traceback__
-        return [str(self)]
-
-
 @magics_class
 class ForwardMagics(Magics):
-    """The magics of xec_forward."""
+    """The magics of xec_forward.
+
+    Its traits are the defaults of the options (`configuration`).
+
+    Attributes:
+        loaded: its configuration is; refused: what in it is no default.
+    """
 
     def __init__(self, shell: InteractiveShell) -> None:
+        self.loaded = False
+        self.refused: dict[str, ConfigError] = {}
+        if type(self).__name__ in shell.config:
+            self.class_traits()
         super().__init__(shell)
+        self.loaded = True
+        for problem in self.refused.values():
+            print(f"xec_forward: {problem}", file=sys.stderr)
         self._shell = shell  # Magics.shell may be None, as far as types go
         self._opened: Openings | None = None
         self._shown: set[int] = set()
+        self._explainer: Explainer | None = None
+        self.cells = Cells(self._enter, self._leave)
+
+    @classmethod
+    def class_traits(cls, **metadata: Any) -> dict[str, TraitType[Any, Any]]:
+        """Those of the options are made when somebody asks, `%config` for one: `%load_ext` is to be quick."""
+        from .configuration import declare
+
+        declare(cls)
+        return super().class_traits(**metadata)
 
     @needs_local_scope
     @no_var_expand
@@ -68,9 +79,11 @@ class ForwardMagics(Magics):
 
         %forward [OPTIONS] TARGET [SPEC ...]     open until the kernel ends; the value is the tunnel, or the group
         %%forward [OPTIONS] TARGET               the same, each line of the cell being a SPEC with its own options
+        %%forward [OPTIONS] TARGET SPEC ...      the cell is code; open until it has ended
         %forward                                 the table of tunnels
         %forward --close NAME [...]              close these;  --close-all: all of them
         %forward --reconnect NAME [...]          drop the link, keep the port, dial again
+        %forward --panel                         all of it with buttons
         %forward --doctor TARGET [SPEC ...]      examine each hop of what the line would open; changes nothing
         %forward --help                          every form and option
 
@@ -80,7 +93,7 @@ class ForwardMagics(Magics):
         """
         from ..line import SSH
 
-        return self._forward(line, cell, local_ns or {}, SSH)
+        return self._run(line, cell, local_ns or {}, SSH)
 
     @needs_local_scope
     @no_var_expand
@@ -90,9 +103,11 @@ class ForwardMagics(Magics):
 
         %k8s_forward [OPTIONS] RESOURCE PORT [PORT ...]   open until the kernel ends
         %%k8s_forward [OPTIONS]                  the same, each line of the cell being RESOURCE PORT ...
+        %%k8s_forward [OPTIONS] RESOURCE PORT ... the cell is code; open until it has ended
         %k8s_forward                             the table of tunnels
         %k8s_forward --close NAME [...]          close these;  --close-all: all of them
         %k8s_forward --reconnect NAME [...]      drop the link, keep the port, dial again
+        %k8s_forward --panel                     all of it with buttons
         %k8s_forward --help                      every form and option
 
         %k8s_forward svc/postgres 5432 -n production --dsn postgresql://ana@/sales --password secret:postgres/password
@@ -102,17 +117,45 @@ class ForwardMagics(Magics):
         """
         from ..line import KUBERNETES
 
-        return self._forward(line, cell, local_ns or {}, KUBERNETES)
+        return self._run(line, cell, local_ns or {}, KUBERNETES)
 
-    def _forward(self, text: str, cell: str | None, local_ns: Mapping[str, Any], dialect: Dialect) -> Any:
+    def _run(
+        self, text: str, cell: str | EllipsisType | None, local_ns: Mapping[str, Any], dialect: Dialect
+    ) -> Tunnel | ForwardGroup | None:
+        """A line; with its cell, which may be code.
+
+        Code comes here only where IPython did not turn the cell into a call: a notebook exported as a script, say.
+        """
+        from ..line.outline import says_what_to_open
+
+        if not isinstance(cell, str) or not has_code(cell.splitlines()) or not says_what_to_open(text, dialect):
+            return self._forward(text, cell, local_ns, dialect)
+        # (code that does not compile opens nothing)
+        source = self._shell.transform_cell(cell)  # type: ignore[no-untyped-call]
+        code = compile(source, "<cell>", "exec")
+        with self.cells.inner():
+            self._forward(text, ..., local_ns, dialect)
+            exec(code, self._shell.user_ns)  # noqa: S102 (the user's own)
+        return None
+
+    def _forward(
+        self, text: str, cell: str | EllipsisType | None, local_ns: Mapping[str, Any], dialect: Dialect
+    ) -> Tunnel | ForwardGroup | None:
+        from ..client.lines import lines_of
+        from ..client.profiles import read_line
         from ..errors import ForwardError
-        from ..line import Action, parse_line, split
+        from ..line import Action, split
 
         line: Line | None = None
-        with _interruptible():
+        with interruptible():
             try:
-                expanded, targets = self._expand(text, local_ns)
-                line = parse_line(split(expanded), targets, dialect, head=cell is not None)
+                expanded, targets = expand(text, {**self._shell.user_ns, **local_ns})
+                line = read_line(split(expanded), targets, dialect, head=cell is not None)
+                if line.action in (Action.OPEN, Action.DOCTOR):
+                    line = self._defaulted(line, targets)
+                if cell is ...:
+                    self._open_for_code(line, dialect)
+                    return None
                 if cell is not None:
                     return self._open(self._listed(line, cell, dialect), line)
                 match line.action:
@@ -126,14 +169,16 @@ class ForwardMagics(Magics):
                         self._close_all(line)
                     case Action.RECONNECT:
                         self._reconnect(line)
+                    case Action.PANEL:
+                        from .panel import show
+
+                        show(self._shell, self._openings())
                     case Action.DOCTOR:
                         from .doctor import examine
 
                         examine(self._shell, self._session(), line)
                     case Action.OPEN:
-                        from ..client.lines import with_forwards
-
-                        return self._open((with_forwards(self._session(), line),), line)
+                        return self._open(lines_of(self._session(), line), line)
             except KeyboardInterrupt as error:
                 raise Interrupted("interrupted; what was being opened was put back, nothing is half-open") from error
             except ForwardError as error:
@@ -145,37 +190,41 @@ class ForwardMagics(Magics):
                 raise
         return None
 
+    def _defaulted(self, line: Line, targets: Mapping[str, SshTarget | ClusterTarget]) -> Line:
+        """The line with the defaults that were configured. Raises ConfigError."""
+        from .configuration import defaulted, values_of
+
+        return defaulted(line, values_of(self), self.refused, tuple(targets.values()))
+
     def _listed(self, head: Line, cell: str, dialect: Dialect) -> tuple[Line, ...]:
         from ..errors import SpecError
-        from ..line import KUBERNETES, parse_list
+        from ..line import parse_list
 
         if head.forwards:
             magic, word = dialect.magic, dialect.word
-            alone, first = (word, magic) if dialect is KUBERNETES else (f"TARGET {word}", f"{magic} TARGET")
+            if not has_code(cell.splitlines()):
+                raise SpecError("the cell has no code", hint=f"{magic} opens for as long as the kernel lives")
             raise SpecError(
-                f"%{magic} with a {word} on its line, for the cell alone, is not part of this version",
-                hint=f"Write {magic} {alone}, or one {word} in each line of the cell under %{first}",
+                f"that its first line has a {word}, its words do not tell before they are expanded",
+                hint=f"Write the {word} on it, or one in each line of the cell",
             )
         return parse_list(head, cell, dialect)
 
-    # ---- $name and {expression} ----
-
-    def _expand(self, text: str, local_ns: Mapping[str, Any]) -> tuple[str, Mapping[str, SshTarget | ClusterTarget]]:
-        """The line with IPython's expansions done; a target made in Python becomes a word that stands for it."""
-        if "$" not in text and "{" not in text:
-            return text, {}
-        formatter = _Formatter()
-        names = {**self._shell.user_ns, **local_ns}
-        try:
-            expanded = formatter.vformat(text, args=[], kwargs=names)
-        except Exception:
-            # As IPython's own expansion does: a line that cannot be expanded is taken as it is.
-            return text, {}
-        return expanded, formatter.targets
-
     # ---- opening ----
 
-    def _open(self, lines: Sequence[Line], head: Line) -> Tunnel | ForwardGroup | None:
+    def _open_for_code(self, line: Line, dialect: Dialect) -> None:
+        """What the first line of a cell of code opens."""
+        from ..client.lines import lines_of
+        from ..errors import SpecError
+
+        if line.service.dry_run:
+            raise SpecError(
+                "--dry-run opens nothing, and the code of the cell would run all the same",
+                hint=f"Write {dialect.magic} --dry-run in a line of its own",
+            )
+        self._open(lines_of(self._session(), line), line, None if line.service.keep else self.cells.current())
+
+    def _open(self, lines: Sequence[Line], head: Line, cell: Cell | None = None) -> Tunnel | ForwardGroup | None:
         assert head.target is not None
         self._session()
         if head.service.dry_run:
@@ -185,7 +234,7 @@ class ForwardMagics(Magics):
             return None
         watcher = self._watcher(head.target.host, quiet=head.service.quiet)
         try:
-            cards, value = self._openings().open(lines, head.service, watcher)
+            cards, value = self._openings().open(lines, head.service, watcher, cell)
         except BaseException:
             watcher.erase()
             raise
@@ -195,6 +244,7 @@ class ForwardMagics(Magics):
             from ..render import Cards
 
             watcher.finish(cards[0] if len(cards) == 1 else Cards(tuple(cards)))
+        self._explain().look(self._session().tunnels.values())
         self._shown.add(id(value))
         return value
 
@@ -260,7 +310,8 @@ class ForwardMagics(Magics):
         if found:
             return found
         known = [*(tunnel.name for tunnel in session.tunnels.values()), *self._openings().groups]
-        near = difflib.get_close_matches(name, known, n=3)
+        folded = {each.casefold(): each for each in known}
+        near = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
         if near:
             hint = f"Did you mean {' or '.join(near)}?"
         else:
@@ -296,9 +347,45 @@ class ForwardMagics(Magics):
         else:
             print(view.plain())
 
+    # ---- IPython's events ----
+
     def begin_execution(self) -> None:
-        """IPython's event: another cell runs, and what the last one showed may be shown again."""
+        """Another cell runs, and what the last one showed may be shown again."""
         self._shown.clear()
+
+    def _enter(self, cell: Cell) -> None:
+        """A cell begins: what it finds, its error may be explained with."""
+        session = self._present()
+        if session is not None and session.tunnels:
+            cell.before = self._explain().look(session.tunnels.values())
+
+    def _leave(self, cell: Cell, error: BaseException | None) -> None:
+        """A cell has ended; what was opened for it goes with it. Never raises."""
+        try:
+            self._say_why(cell, error)
+            if cell.tunnels or cell.loans:
+                self._openings().leave(cell)
+        except KeyboardInterrupt:
+            pass  # the engine has been told
+        except Exception as problem:
+            print(f"xec_forward: {problem}", file=sys.stderr)
+
+    def _say_why(self, cell: Cell, error: BaseException | None) -> None:
+        """Below the traceback of a cell, what a tunnel had to do with it."""
+        session = self._present()
+        if session is None or error is None or self._explainer is None:
+            return
+        from ..render import Text
+
+        if text := self._explain().explain(error, session, cell.began, cell.before):
+            self._show(Text(text))
+
+    def _explain(self) -> Explainer:
+        if self._explainer is None:
+            from .explain import Explainer
+
+            self._explainer = Explainer()
+        return self._explainer
 
     # ---- the session ----
 
@@ -314,47 +401,17 @@ class ForwardMagics(Magics):
 
         return session_for(self._shell)
 
+    def _present(self) -> Session | None:
+        """The session, None before the first line has needed one."""
+        current = getattr(sys.modules.get(f"{_CLIENT}.session"), "current", None)
+        return current() if current is not None else None
+
     def forget(self) -> None:
         """The extension is unloaded: take back names and variables."""
-        if self._opened is not None:
-            self._opened.forget()
-
-
-class _Formatter(DollarFormatter):
-    """IPython's rules for `$name` and `{expression}`, but for a target made in Python: a word stands for it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.targets: dict[str, SshTarget | ClusterTarget] = {}
-
-    def format_field(self, value: Any, format_spec: str) -> Any:
-        import sys
-
-        # A target can only be there if its module is: no need to load it for every line.
-        made = ((f"{_CLIENT}.targets", "Ssh"), (f"{_CLIENT}.cluster", "Cluster"))
-        kinds = tuple(getattr(sys.modules[module], name) for module, name in made if module in sys.modules)
-        if not isinstance(value, kinds):
-            return super().format_field(value, format_spec)
-        word = f"target-{len(self.targets) + 1}.invalid"
-        self.targets[word] = value.target
-        return word
-
-
-@contextmanager
-def _interruptible() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt at once, also in a cell with a top-level await.
-
-    There ipykernel (`_cancel_on_sigint`) turns it into the cancelling of a task that could not run before we return.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler or before is None:
-        yield
-        return
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
+        self.cells.end_all()
+        if self._opened is None:
+            return
+        panel = sys.modules.get(f"{__package__}.panel")
+        if panel is not None:
+            panel.end(self._opened)
+        self._opened.forget()

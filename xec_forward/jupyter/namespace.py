@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from threading import RLock
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,24 @@ if TYPE_CHECKING:
 # What stands behind a handle's name for its connection string.
 SUFFIXES = ("dsn", "url")
 
+_NOTHING = object()
+
+
+@dataclass(slots=True)
+class _Name:
+    """Who has a name: the last one's object is in it. `before` is what it goes back to."""
+
+    before: object = _NOTHING
+    layers: list[tuple[int, object]] = field(default_factory=list)
+
 
 class Namespace:
-    """The names given out in one shell. Owners are tunnels (or a group), by identity."""
+    """The names given out in one shell. Owners are tunnels (or a group, or a cell's loan), by identity."""
 
     def __init__(self, shell: InteractiveShell) -> None:
         self._shell = shell
         self._lock = RLock()
-        self._given: dict[int, dict[str, object]] = {}
+        self._names: dict[str, _Name] = {}
 
     def free(self, base: str, taken: Iterable[str] = (), mine: Iterable[object] = ()) -> str:
         """`base`, or `base_2` and so on: the first that no other tunnel has and that would overwrite nothing.
@@ -50,8 +61,8 @@ class Namespace:
         for each in (name, *(f"{name}_{suffix}" for suffix in SUFFIXES)):
             if each not in self._shell.user_ns:
                 continue
-            value = self._shell.user_ns[each]
-            owners = [owner for owner, given in self._given.items() if given.get(each) is value]
+            value, given = self._shell.user_ns[each], self._names.get(each, _Name())
+            owners = [owner for owner, layer in given.layers if layer is value]
             if not any(owner in mine for owner in owners):
                 return False
         return True
@@ -76,21 +87,43 @@ class Namespace:
                     hint="Choose another name with --as, or add --force to replace it",
                 )
 
-    def give(self, owner: object, values: Mapping[str, object]) -> None:
-        """Put objects under names of the notebook, in the place of what this owner had given before."""
+    def give(self, owner: object, values: Mapping[str, object], *, aside: bool = False) -> None:
+        """Put objects under names of the notebook, in the place of what this owner had given before.
+
+        Args:
+            aside: what the names held is only put aside, and is back when they are taken back. Otherwise a name that
+                changes hands is its new owner's alone.
+        """
         with self._lock:
             self.take_back(owner)
-            # A name that changes hands is its new owner's alone.
-            for given in self._given.values():
-                for name in values:
-                    given.pop(name, None)
-            self._given[id(owner)] = dict(values)
+            for name, value in values.items():
+                held = self._shell.user_ns.get(name, _NOTHING)
+                given = self._names.get(name)
+                if not aside:
+                    given = _Name()
+                elif given is None or given.layers[-1][1] is not held:
+                    given = _Name(held)
+                given.layers.append((id(owner), value))
+                self._names[name] = given
             self._shell.push(dict(values), interactive=True)  # type: ignore[no-untyped-call]
 
     def take_back(self, owner: object) -> None:
         """Remove what is still there of what was given for this owner. Idempotent."""
         with self._lock:
-            self._shell.drop_by_id(self._given.pop(id(owner), {}))  # type: ignore[no-untyped-call]
+            for name, given in list(self._names.items()):
+                kept = [layer for layer in given.layers if layer[0] != id(owner)]
+                if len(kept) == len(given.layers):
+                    continue
+                ours, last = given.layers[-1][1], given.before
+                given.layers = kept
+                if kept:
+                    last = kept[-1][1]
+                else:
+                    del self._names[name]
+                if last is _NOTHING:
+                    self._shell.drop_by_id({name: ours})  # type: ignore[no-untyped-call]
+                elif self._shell.user_ns.get(name, _NOTHING) is ours:
+                    self._shell.user_ns[name] = last
 
 
 class Environment:

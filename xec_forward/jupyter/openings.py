@@ -4,6 +4,9 @@ the same line        (target, forward, options, service) reuses its tunnel while
 a changed line       under the same explicit name, or to the same far end under its default name, replaces it
 a default name       overwrites nothing that is not its own, and takes over no other target: `redis_2`
 an explicit name     replaces a tunnel, never another kind of object unless --force says so
+
+for one cell alone   nothing is replaced: names are lent, and what they held is back after the cell; a tunnel that is
+                     open already is used, and stays
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from ..client.group import ForwardGroup
-from ..client.lines import ADD_DSN, Wanted, preview, wanted_of
+from ..client.lines import Wanted, port_remarks, preview, wanted_of
 from ..client.reconnecting import reconnect_all
 from ..client.session import Session, current
 from ..client.targets import prepare_tunnel
@@ -34,6 +37,8 @@ from .namespace import Environment, Namespace
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
+
+    from .cell_scope import Cell
 
 
 class KeptPassword:
@@ -57,7 +62,11 @@ class KeptPassword:
 
 @dataclass(slots=True, eq=False)
 class Opened:
-    """A tunnel that a line opened."""
+    """A tunnel that a line opened, or that it lends to a cell.
+
+    Attributes:
+        cell: the one that it closes with.
+    """
 
     wanted: Wanted
     tunnel: Tunnel
@@ -65,6 +74,7 @@ class Opened:
     names: tuple[str, ...] = ()
     variables: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    cell: Cell | None = None
 
     @property
     def reusable(self) -> bool:
@@ -102,7 +112,7 @@ class Openings:
             return next((opened for opened in self._opened if opened.tunnel is tunnel), None)
 
     def open(
-        self, lines: Sequence[Line], group: Service, watcher: LiveWatcher
+        self, lines: Sequence[Line], group: Service, watcher: LiveWatcher, cell: Cell | None = None
     ) -> tuple[list[Card], Tunnel | ForwardGroup]:
         """Open what lines ask for, all of it side by side.
 
@@ -110,6 +120,7 @@ class Openings:
             lines: OPEN lines; a line with several forwards opens each of them.
             group: the options of the group, where there are several forwards: its name.
             watcher: shows progress, asks questions.
+            cell: the one to open it for; None for the life of the kernel.
 
         Returns:
             The cards, and the value of the line: the tunnel, or the group of several.
@@ -119,7 +130,7 @@ class Openings:
         """
         session = current()
         wanted = wanted_of(lines)
-        plans = self._plan(session, wanted, group if len(wanted) > 1 else Service())
+        plans = self._plan(session, wanted, group if len(wanted) > 1 else Service(), lent=cell is not None)
         for plan in plans:
             if plan.wanted.password is not None and plan.wanted.password.kind is SourceKind.PROMPT and not plan.reuse:
                 where = str(plan.wanted.forward.connect or plan.wanted.target.host)
@@ -134,7 +145,7 @@ class Openings:
             reconnect_all(session, waiting, watcher)
         try:
             errors = self._open(session, [plan for plan in plans if plan.reuse is None], watcher)
-            cards = [self._finish(plan, errors) for plan in plans]
+            cards = [self._finish(plan, errors, cell) for plan in plans]
         except KeyboardInterrupt:
             session.close([plan.tunnel for plan in plans if plan.tunnel is not None])
             raise
@@ -146,10 +157,30 @@ class Openings:
         if len(plans) == 1:
             return cards, handles[0]
         value = ForwardGroup(handles)
-        if group.name:
+        if group.name and cell is not None:
+            self.groups.setdefault(group.name, value)
+            self._namespace.give(value, {group.name: value}, aside=True)
+            cell.loans.append(value)
+        elif group.name:
             self.groups[group.name] = value
             self._namespace.give(value, {group.name: value})
         return cards, value
+
+    def leave(self, cell: Cell) -> None:
+        """A cell has ended: close what was opened for it, and take back what was lent. Raises EngineError."""
+        for loan in reversed(cell.loans):
+            self._namespace.take_back(loan)
+            self._environment.put_back(loan)
+        for name, group in list(self.groups.items()):
+            if any(loan is group for loan in cell.loans):
+                del self.groups[name]
+        try:
+            current().close(cell.tunnels)
+        finally:
+            # A closed one has no names left; nor shall one that could not be told.
+            for tunnel in reversed(cell.tunnels):
+                self._namespace.take_back(tunnel)
+                self._environment.put_back(tunnel)
 
     def preview(self, lines: Sequence[Line], group: Service) -> str:
         """What `open` would do, a line each, and what decides it. Nothing is dialled, bound or asked."""
@@ -174,7 +205,7 @@ class Openings:
 
     # ---- before ----
 
-    def _plan(self, session: Session, wanted: Sequence[Wanted], group: Service) -> list[_Plan]:
+    def _plan(self, session: Session, wanted: Sequence[Wanted], group: Service, *, lent: bool = False) -> list[_Plan]:
         """Decide on reuse, replacement and names; nothing is changed yet. Raises ConfigError, SpecError."""
         with self._lock:
             known = list(self._opened)
@@ -188,10 +219,12 @@ class Openings:
         kept = {id(plan.reuse.tunnel) for plan in plans if plan.reuse is not None}
         for plan in plans:
             if plan.reuse is None:
-                self._plan_name(session, plan, known, names, kept)
+                self._plan_name(session, plan, [] if lent else known, names, kept)
+                if lent:
+                    plan.replaces = []
             else:
                 plan.name = plan.reuse.tunnel.name
-            if plan.wanted.explicit:
+            if plan.wanted.explicit and not lent:
                 self._namespace.require(plan.wanted.explicit, force=plan.wanted.service.force)
             if plan.name in names:
                 raise SpecError(f"the name {plan.name} is given twice", hint="Give each SPEC a name of its own")
@@ -199,7 +232,8 @@ class Openings:
         if group.name:
             if group.name in names:
                 raise SpecError(f"the name {group.name} is given twice", hint="--as names the group here")
-            self._namespace.require(group.name, force=group.force)
+            if not lent:
+                self._namespace.require(group.name, force=group.force)
         return plans
 
     def _plan_name(self, session: Session, plan: _Plan, known: list[Opened], names: set[str], kept: set[int]) -> None:
@@ -240,21 +274,31 @@ class Openings:
 
     # ---- after ----
 
-    def _finish(self, plan: _Plan, errors: dict[int, ForwardError]) -> Card:
+    def _finish(self, plan: _Plan, errors: dict[int, ForwardError], cell: Cell | None) -> Card:
         """Names, environment, and the card."""
-        if plan.reuse is not None:
+        if plan.reuse is not None and cell is not None:
+            # Its names are the line's that opened it: the cell has them under a loan of its own.
+            opened = Opened(plan.wanted, plan.reuse.tunnel, plan.reuse.password, cell=cell)
+            cell.loans.append(opened)
+        elif plan.reuse is not None:
             opened = plan.reuse
             opened.wanted = plan.wanted
+            if opened.cell is not None:
+                # Opened for a cell, and now for good.
+                opened.cell.tunnels.remove(opened.tunnel)
+                opened.cell = None
         else:
             assert plan.tunnel is not None
-            opened = Opened(plan.wanted, plan.tunnel, plan.password)
+            opened = Opened(plan.wanted, plan.tunnel, plan.password, cell=cell)
+            if cell is not None:
+                cell.tunnels.append(plan.tunnel)
             with self._lock:
                 # Those that ended are forgotten with their names; failed ones are replaced by this one.
                 self._opened.append(opened)
             plan.tunnel.observe(self._follower(opened), names="state")
         if id(plan) not in errors:
             try:
-                self._inject(opened)
+                self._inject(opened, opened if plan.reuse is not None and cell is not None else opened.tunnel)
             except ForwardError as error:
                 # Its SOURCE, say: a tunnel without its connection string is not what was asked for.
                 if plan.reuse is None:
@@ -265,28 +309,29 @@ class Openings:
             opened.remarks = ("run the line again, or --reconnect, once it is mended",)
         return opened.card(reused=plan.reuse is not None, fresh=plan.reuse is None)
 
-    def _inject(self, opened: Opened) -> None:
-        """Give the handle and the connection string their names. Raises ConfigError."""
+    def _inject(self, opened: Opened, owner: object) -> None:
+        """Give the handle and the connection string their names, for an owner. Raises ConfigError."""
         tunnel, wanted = opened.tunnel, opened.wanted
         remarks = list(wanted.notes)
-        name = tunnel.name
-        if not wanted.explicit:
-            name = self._namespace.free(name, mine=[tunnel])
+        name = wanted.explicit
+        if not name:
+            name = self._namespace.free(tunnel.name, mine=[tunnel])
             if name != wanted.default:
                 remarks.append(f"{wanted.default} is another tunnel's or holds something else: this one is {name}")
+        elif name != tunnel.name:
+            remarks.append(f"{name} is another open tunnel too: this one is {tunnel.name} in the table")
         values: dict[str, object] = {name: tunnel}
         dsn: ConnectionString | None = tunnel.url
         if dsn is not None:
             values[f"{name}_{suffix(dsn.scheme)}"] = dsn
-        elif wanted.forward.kind is not Kind.REMOTE:
-            remarks.append(ADD_DSN)
+        remarks += port_remarks(wanted.forward, tunnel.snapshot, has_dsn=dsn is not None)
         variables = dict(dsn.env) if dsn is not None and wanted.service.env else {}
         if wanted.service.env and not variables:
             remarks.append("--env: this service has no variables of its own")
         if wanted.service.set_proxy_env:
             variables |= self._proxy_variables(opened, dsn)
-        self._namespace.give(tunnel, values)
-        self._environment.set(tunnel, variables)
+        self._namespace.give(owner, values, aside=opened.cell is not None)
+        self._environment.set(owner, variables)
         opened.names, opened.variables, opened.remarks = tuple(values), tuple(variables), tuple(remarks)
         if tunnel.state.ended:
             # It closed on another thread in this very moment: its observer came too early.

@@ -2,6 +2,7 @@
 
 parser   what a line may be, and what it means
 cluster  RESOURCE PORT ... and their cluster
+profile  a table of the project file, which `@NAME` stands for
 dialect  what tells the lines of the two magics apart
 reader   one pass over the words
 flags    the options, made from the dataclasses of `options`
@@ -10,5 +11,19 @@ usage    the help text, made from the same
 
 from .dialect import KUBERNETES, SSH, Dialect
 from .parser import Action, Line, parse_line, parse_list, split
+from .profile import BadKey, Chosen, Profile, read_profile
 
-__all__ = ["KUBERNETES", "SSH", "Action", "Dialect", "Line", "parse_line", "parse_list", "split"]
+__all__ = [
+    "KUBERNETES",
+    "SSH",
+    "Action",
+    "BadKey",
+    "Chosen",
+    "Dialect",
+    "Line",
+    "Profile",
+    "parse_line",
+    "parse_list",
+    "read_profile",
+    "split",
+]

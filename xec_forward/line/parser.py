@@ -1,9 +1,10 @@
 """A whole line of `%forward` or `%k8s_forward`, from words to one frozen dataclass. Ground floor, no I/O.
 
     line    = OPEN | "--close" NAME ... | "--close-all" | "--reconnect" NAME ... | "--help" | (nothing: the list)
-            | "--doctor" OPEN
+            | "--panel" | "--doctor" OPEN
     OPEN    = TARGET and any number of SPECs, -L SPEC, -R REMOTE, -D PORT and options, in any order
             | RESOURCE or -l SELECTOR, any number of PORTs, and options, in any order      (%k8s_forward)
+            | "@" NAME, and what goes with its TARGET or RESOURCE; several of them, and options      (`profile`)
 
 The first word that is no option is TARGET (RESOURCE), the others are SPECs (PORTs); `-L`, `-R` and `-D` keep their
 place among them. Options are spelled in full (`--pass` is not `--password`), take their value as `--opt VALUE` or
@@ -18,7 +19,7 @@ SpecError of one line, and neither the value of a SOURCE option nor user-info is
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
@@ -28,6 +29,8 @@ from ..source import Source
 from ..spec import Forward
 from .cluster import read_cluster, read_ports
 from .dialect import KUBERNETES, SSH, Dialect
+from .flags import Section
+from .profile import Chosen, Profile, at_words
 from .reader import Action, Entry, Reader
 from .usage import help_text
 
@@ -46,7 +49,10 @@ class Line:
         tunnel, service: the options; `service.password` is a reference into `sources`.
         notes: what was ignored, for the card.
         sources: reference -> SOURCE.
+        said: the options that it says itself, or its profile does: dataclass and field.
         text: the help, for HELP.
+        members: the lines of several profiles, each with a target of its own; `target` is then the first's, `forwards`
+            those of all, `service` what concerns them together.
     """
 
     action: Action
@@ -57,7 +63,9 @@ class Line:
     service: Service = field(default_factory=Service)
     notes: tuple[str, ...] = ()
     sources: Mapping[str, Source] = field(default_factory=dict)
+    said: frozenset[tuple[Section, str]] = frozenset()
     text: str = ""
+    members: tuple[Line, ...] = ()
 
     @property
     def dialect(self) -> Dialect:
@@ -126,6 +134,7 @@ def parse_line(
     dialect: Dialect = SSH,
     *,
     head: bool = False,
+    profiles: Callable[[str], Chosen] | None = None,
 ) -> Line:
     """Read the words of a line.
 
@@ -134,14 +143,72 @@ def parse_line(
         targets: words that stand for targets made in Python; such a target is used as it is.
         dialect: whose line it is.
         head: it is the first line of a cell: that of %%k8s_forward may be empty.
+        profiles: says what `@NAME` stands for; it may be of either kind, whatever the dialect.
 
     Raises:
-        SpecError: a word is malformed or unknown, or words do not go together.
+        SpecError: a word is malformed or unknown, or words do not go together. What `profiles` raises.
     """
     if not words and not (head and dialect is KUBERNETES):
         return Line(Action.LIST)
+    names, rest = at_words(words)
+    if names and profiles is not None and not _ON_TUNNELS.intersection(words):
+        return _profiled([profiles(name) for name in dict.fromkeys(names)], rest, targets)
     reader = Reader(words, dialect)
     reader.read()
+    return _line(reader, targets, dialect)
+
+
+_ON_TUNNELS = {f"--{action}" for action in Action} - {f"--{Action.DOCTOR}", f"--{Action.HELP}"}
+
+
+def _profiled(chosen: list[Chosen], words: list[str], targets: Mapping[str, SshTarget | ClusterTarget]) -> Line:
+    """The line of profiles. Raises SpecError."""
+    found = {profile.name: profile for each in chosen for profile in each.profiles}
+    group = chosen[0].group if len(chosen) == 1 else ""
+    first = next(iter(found.values()))
+    if len(found) == 1 and not group:
+        return _line(first.reader(words), targets, first.dialect, first)
+    own = Reader(words, first.dialect)
+    own.read()
+    if own.action is not Action.OPEN:
+        names = " or ".join(f"@{name}" for name in found)
+        if own.action is Action.HELP:
+            return Line(Action.HELP, text=help_text(dialect=first.dialect))
+        raise SpecError(f"--{own.action} takes one profile", hint=f"Write {names}")
+    if own.entries:
+        raise SpecError("a SPEC stands beside several profiles", hint="Give it to one of them, in a line of its own")
+    members = tuple(_member(profile, words, targets) for profile in found.values())
+    service = replace(Service(), **own.given[Service])
+    return Line(
+        Action.OPEN,
+        target=members[0].target,
+        forwards=tuple(forward for member in members for forward in member.forwards),
+        service=replace(service, name=service.name or group),
+        notes=own.notes(),
+        said=_said(own),
+        sources={reference: source for member in members for reference, source in member.sources.items()},
+        members=members,
+    )
+
+
+def _member(profile: Profile, words: list[str], targets: Mapping[str, SshTarget | ClusterTarget]) -> Line:
+    """The line of one profile among several: `--as` names them all together. Raises SpecError."""
+    try:
+        reader = profile.reader(words)
+        reader.given[Service]["name"] = profile.given.get(Service, {}).get("name", "")
+        return replace(_line(reader, targets, profile.dialect, profile), notes=())
+    except SpecError as error:
+        problem = error
+    raise SpecError(problem.message, hop=f"@{profile.name}", hint=problem.hint)
+
+
+def _line(
+    reader: Reader,
+    targets: Mapping[str, SshTarget | ClusterTarget],
+    dialect: Dialect,
+    profile: Profile | None = None,
+) -> Line:
+    """The line whose words a reader has gone through. Raises SpecError."""
     if reader.action is Action.HELP:
         return Line(Action.HELP, text=help_text(dialect=dialect))
     if reader.action not in (Action.OPEN, Action.DOCTOR):
@@ -154,17 +221,25 @@ def parse_line(
     else:
         target, entries = _target(reader, targets)
         forwards = tuple(word.forward() for word in entries)
+    service = replace(Service(), **reader.given[Service])
+    if profile is not None:
+        service = replace(service, name=profile.called(service.name, forwards))
     line = Line(
         reader.action,
         target=target,
         forwards=forwards,
         tunnel=replace(TunnelOptions(), **reader.given[TunnelOptions]),
-        service=replace(Service(), **reader.given[Service]),
+        service=service,
         notes=reader.notes(),
         sources=reader.sources,
+        said=_said(reader),
     )
     _check_names(line.forwards, line.service.name, dialect)
     return line
+
+
+def _said(reader: Reader) -> frozenset[tuple[Section, str]]:
+    return frozenset((section, name) for section, given in reader.given.items() for name in given)
 
 
 def _example(dialect: Dialect) -> str:
@@ -199,7 +274,7 @@ def parse_list(head: Line, body: str, dialect: Dialect = SSH) -> tuple[Line, ...
     Raises:
         SpecError: its hop is the line as numbered in the cell, where `head` is line 1.
     """
-    if head.action is not Action.OPEN or head.target is None:
+    if head.action is not Action.OPEN or head.target is None or head.members:
         after = "options of the cluster alone" if dialect is KUBERNETES else "a TARGET"
         raise SpecError(
             f"a list of {dialect.word}s follows {after}",
@@ -264,6 +339,7 @@ def _list_line(head: Line, words: list[str], dialect: Dialect) -> Line:
         service=service,
         notes=reader.notes(),
         sources={**head.sources, **reader.sources},
+        said=head.said | _said(reader),
     )
 
 
@@ -320,9 +396,11 @@ def _act(reader: Reader, dialect: Dialect) -> Line:
     if odd:
         odd = ["--as" if name == "--name" else name for name in odd]
         raise SpecError(f"{', '.join(odd)} and {option} do not go together", hint="Give them in lines of their own")
+    if action is Action.PANEL and reader.entries:
+        raise SpecError("--panel stands alone", hint=f"Write {dialect.magic} --panel")
     names = tuple(entry.tunnel_name(option) for entry in reader.entries)
     if action is Action.CLOSE_ALL and names:
         raise SpecError("--close-all takes no names", hint=f"Write --close {' '.join(names)}, or --close-all alone")
-    if action is not Action.CLOSE_ALL and not names:
+    if action not in (Action.CLOSE_ALL, Action.PANEL) and not names:
         raise SpecError(f"{option} needs the name of a tunnel", hint=f"{dialect.magic} alone lists them")
     return Line(action, names=names, service=replace(Service(), **reader.given[Service]))

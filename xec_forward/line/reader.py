@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ..errors import SpecError
@@ -30,6 +31,7 @@ class Action(StrEnum):
     CLOSE_ALL = "close-all"
     RECONNECT = "reconnect"
     DOCTOR = "doctor"
+    PANEL = "panel"
     HELP = "help"
 
 
@@ -78,6 +80,8 @@ class Entry:
             return self.word
         if self.after:
             raise self._hidden("NAME")
+        if self.word[:1] == "@" and self.word[1:].isidentifier():
+            raise SpecError(f"{option} takes names of tunnels, without an @", hint=f"Write {option} {self.word[1:]}")
         raise SpecError(f"{quote(self.word)}: {option} takes names of tunnels", hint="%forward alone lists them")
 
     def _hidden(self, what: str) -> SpecError:
@@ -88,7 +92,7 @@ class Entry:
 
 
 _FORWARDS = {"-L": Kind.LOCAL, "-R": Kind.REMOTE, "-D": Kind.DYNAMIC}
-_ACTIONS = {f"--{action}": action for action in (Action.CLOSE, Action.CLOSE_ALL, Action.RECONNECT, Action.DOCTOR)}
+_ACTIONS = {f"--{action}": action for action in Action if action not in (Action.OPEN, Action.LIST, Action.HELP)}
 _HELP = ("-h", "--help")
 
 
@@ -100,13 +104,25 @@ class Reader:
         entries: the words that are no option, and the arguments of those that have a place among them, in order.
         given: the options, by the dataclass they belong to and the field.
         sources: reference -> SOURCE.
+
+    Args:
+        given, sources: those of a profile; an option of the line takes the place of the profile's.
     """
 
-    def __init__(self, words: Sequence[str], dialect: Dialect, *, listed: bool = False) -> None:
+    def __init__(
+        self,
+        words: Sequence[str],
+        dialect: Dialect,
+        *,
+        listed: bool = False,
+        given: Mapping[Section, Mapping[str, Any]] = MappingProxyType({}),
+        sources: Mapping[str, Source] = MappingProxyType({}),
+    ) -> None:
         self.action = Action.OPEN
         self.entries: list[Entry] = []
-        self.given: dict[Section, dict[str, Any]] = {section: {} for section in dialect.sections}
-        self.sources: dict[str, Source] = {}
+        self.given: dict[Section, dict[str, Any]] = {each: dict(given.get(each, {})) for each in dialect.sections}
+        self.sources: dict[str, Source] = dict(sources)
+        self._own: set[Flag] = set()
         self._words = list(words)
         self._next = 0
         self._dialect = dialect
@@ -188,7 +204,11 @@ class Reader:
                 raise SpecError(f"{spelling} takes no value", hint=f"Write {spelling} alone")
             given[flag.field] = True
             return
-        text = self._value(spelling, flag.metavar, value)
+        self.give(flag, spelling, self._value(spelling, flag.metavar, value))
+
+    def give(self, flag: Flag, spelling: str, text: str) -> None:
+        """Take over the value of an option; one that may be given again is added to. Raises SpecError."""
+        given = self.given[flag.section]
         if flag.source:
             source = parse_source(text, spelling)
             if source.kind is SourceKind.SECRET and self._dialect is not KUBERNETES:
@@ -202,7 +222,9 @@ class Reader:
             self._after = "" if source.kind in (SourceKind.ENV, SourceKind.SECRET) else spelling
         elif flag.kind is tuple:
             more = read_value(flag, spelling, text)
-            given[flag.field] = (*given.get(flag.field, ()), *(more if isinstance(more, tuple) else (more,)))
+            before = given.get(flag.field, ()) if flag in self._own else ()
+            given[flag.field] = (*before, *(more if isinstance(more, tuple) else (more,)))
+            self._own.add(flag)
         else:
             given[flag.field] = read_value(flag, spelling, text)
 

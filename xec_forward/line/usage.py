@@ -16,10 +16,12 @@ _COLUMN = 36
 MAGIC_FORMS = """\
 %forward [OPTIONS] TARGET [SPEC ...]     open until the kernel ends; the value is the tunnel, or the group
 %%forward [OPTIONS] TARGET               the same, each line of the cell being a SPEC with its own options
+%%forward [OPTIONS] TARGET SPEC ...      the cell is code; open until it ends
 %forward                                 the table of tunnels
 %forward --close NAME [...]              close these
 %forward --close-all                     close all
 %forward --reconnect NAME [...]          drop the link, keep the port, dial again
+%forward --panel                         all of it with buttons, and a form to open a tunnel
 %forward --doctor [OPTIONS] TARGET [SPEC ...]   examine each hop of what the line would open; changes nothing
 
 %forward [OPTIONS] --command TEXT SPEC   a command opens the way, in the place of a host
@@ -32,10 +34,13 @@ MAGIC_FORMS = """\
 CLUSTER_FORMS = """\
 %k8s_forward [OPTIONS] RESOURCE PORT ... open until the kernel ends; the value is the tunnel, or the group
 %%k8s_forward [OPTIONS]                  the same, each line of the cell being RESOURCE PORT ... and options
+%%k8s_forward [OPTIONS] RESOURCE PORT ...  the cell is code; open until it ends
 %k8s_forward                             the table of tunnels
 %k8s_forward --close NAME [...]          close these
 %k8s_forward --close-all                 close all
 %k8s_forward --reconnect NAME [...]      drop the link, keep the port, dial again
+%k8s_forward --panel                     all of it with buttons, and a form to open a tunnel
+%k8s_forward --doctor [OPTIONS] [RESOURCE PORT ...]   examine the way the line would take; changes nothing
 
   %k8s_forward svc/postgres 5432 --as pg --dsn postgresql://ana@/sales --password secret:postgres/password
   %k8s_forward deploy/api web=8080:http 9229 -n staging --context dev
@@ -56,9 +61,11 @@ xec-forward k8s-open [OPTIONS] RESOURCE PORT [PORT ...]   open until Ctrl-C
 """
 
 DOCTOR_FORMS = """\
-xec-forward doctor [OPTIONS] TARGET [SPEC ...]   examine each hop of what `open` would open; changes nothing
+xec-forward doctor [OPTIONS] TARGET [SPEC ...]     examine each hop of what `open` would open; changes nothing
+xec-forward doctor [OPTIONS] KIND/NAME PORT ...    the same of `k8s-open`, which an option such as -n tells too
 
   xec-forward doctor bastion pg.vpc:5432
+  xec-forward doctor svc/postgres 5432 -n production
 """
 
 _WORDS = """\

@@ -1,0 +1,147 @@
+"""An error that came from a tunnel is explained below its traceback; no other is."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from tests.peers.kernel import Kernel, Result, wait_until
+from tests.peers.postgres import Postgres
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd, free_port
+
+CLOCK = r"\d\d:\d\d:\d\d"
+DSN = "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD"
+
+
+def _said(result: Result) -> str:
+    """The line below the traceback."""
+    assert result.error is not None
+    return result.displays[-1].text if result.displays else ""
+
+
+def _while_hanging(kernel: Kernel, bastion: Sshd, cell: str, *, up: bool) -> Result:
+    """Run a cell that hangs in a call, and take the bastion away meanwhile."""
+    running = kernel.start(f"print('begun', flush=True)\n{cell}")
+    running.until(lambda result: "begun" in result.stdout)
+    wait_until(lambda: bastion.connections() > 0, "no connection")
+    if up:
+        bastion.restart()
+    else:
+        bastion.stop()
+    return running.wait(20)
+
+
+@pytest.mark.parametrize("up", [True, False], ids=["back at once", "gone"])
+def test_query_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, postgres: Postgres, up: bool) -> None:
+    kernel.run(f"%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
+    kernel.run("import psycopg\nclient = psycopg.connect(pg_dsn)").ok()
+    done = _while_hanging(kernel, bastion, "client.execute('select pg_sleep(30)')", up=up)
+    assert done.error is not None
+    assert done.error.name == "OperationalError"
+    pattern = rf"pg (was reconnecting {CLOCK}-{CLOCK}, run the cell again|has been reconnecting since {CLOCK}, run .*)"
+    assert re.fullmatch(pattern, _said(done)), done
+    if not up:
+        bastion.start()
+
+
+def test_plain_socket_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    cell = "import socket\nc = socket.create_connection(('127.0.0.1', e.local_port))\nc.sendall(b'x')\nc.recv(1)\nc.recv(1)"
+    done = _while_hanging(kernel, bastion, cell, up=True)
+    assert done.error is not None
+    assert done.error.name == "ConnectionResetError"
+    assert _said(done).startswith("e ")
+    assert "reconnecting" in _said(done)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "requests.get(f'http://127.0.0.1:{port}/', timeout=5)",
+        "socket.create_connection(('127.0.0.1', port), timeout=5)",
+        "psycopg.connect(f'postgresql://ana@127.0.0.1:{port}/sales')",
+    ],
+    ids=["requests", "socket", "psycopg"],
+)
+def test_port_of_a_closed_tunnel(kernel: Kernel, bastion: Sshd, services: Services, call: str) -> None:
+    kernel.run(f"import psycopg, requests, socket\n%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    kernel.run("port = e.local_port").ok()
+    done = kernel.run(f"e.close()\n{call}")
+    assert re.fullmatch(rf"e was closed at {CLOCK}, run its line again", _said(done))
+    assert done.error is not None
+    assert "e was closed" not in done.error.traceback
+    # In the cells after it too; but not of a port that it never had.
+    assert "e was closed at" in _said(kernel.run(call))
+    other = free_port()
+    assert _said(kernel.run(f"port = {other}\n{call}")) == ""
+
+
+def test_closed_tunnel_whose_port_another_one_has_is_not_blamed(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    port = free_port()
+    kernel.run(f"%forward bastion e={port}:{bastion.far()}:{services.echo}\ne.close()").ok()
+    kernel.run(f"%forward bastion f={port}:{bastion.far()}:{services.echo}").ok()
+    done = kernel.run(f"raise ConnectionRefusedError('127.0.0.1:{port} refused')")
+    assert _said(done) == ""
+
+
+def test_errors_of_other_kinds_and_places_are_not_explained(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    port = free_port()
+    for cell in (
+        "e.close()\n1 / 0",
+        f"import requests\nrequests.get('http://127.0.0.1:{port}/', timeout=5)",
+        f"import socket\nsocket.create_connection(('127.0.0.1', {port}))",
+        "raise ConnectionResetError(104, 'Connection reset by peer')",
+        "raise ConnectionResetError('db.example:5432: reset')",
+    ):
+        done = kernel.run(cell)
+        assert done.error is not None
+        assert _said(done) == "", cell
+
+
+def test_reset_elsewhere_is_not_blamed_on_a_tunnel_that_nobody_used(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    cell = (
+        "import time\nend = time.monotonic() + 10\n"
+        "while e.state != 'reconnecting' and not e.stats.reconnects and time.monotonic() < end: time.sleep(0.01)\n"
+        "raise ConnectionResetError(104, 'Connection reset by peer')"
+    )
+    done = _while_hanging(kernel, bastion, cell, up=True)
+    assert done.error is not None
+    assert _said(done) == ""
+
+
+def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgres: Postgres) -> None:
+    kernel.run(f"import psycopg\n%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
+    said = "the password sent was ***, the mask of pg_dsn in a text: use pg_dsn.reveal() there"
+    done = kernel.run("psycopg.connect(f'{pg_dsn}?connect_timeout=5')")
+    assert _said(done) == said
+    pool = "import sqlalchemy\nsqlalchemy.create_engine(f'{pg_dsn}'.replace('postgresql:', 'postgresql+psycopg:')).connect()"
+    assert _said(kernel.run(pool)) == said
+    wrong = kernel.run("psycopg.connect(pg_dsn, password='wrong')")
+    assert wrong.error is not None
+    assert "password authentication failed" in wrong.error.value
+    assert _said(wrong) == ""
+
+
+def test_code_with_a_top_level_await_and_a_cell_with_its_own_tunnel(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    cell = (
+        f"%%forward bastion e=0:{bastion.far()}:{services.echo}\n"
+        "import asyncio\nreader, writer = await asyncio.open_connection('127.0.0.1', e.local_port)\n"
+        "print('begun', flush=True)\nwriter.write(b'x')\nawait reader.read(1)\nawait reader.read(1)"
+    )
+    running = kernel.start(cell)
+    running.until(lambda result: "begun" in result.stdout)
+    bastion.restart()
+    done = running.wait(20)
+    assert done.error is not None
+    assert "reconnecting" in _said(done)
+    assert "closed" not in _said(done)
