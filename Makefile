@@ -12,10 +12,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help demo lab test soak check format bench clean
+.PHONY: help demo lab test soak check format bench screenshots clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.demo ## run the quickstart notebook against a bastion, a cluster and a database of its own
 	@exec $(BIN)/python -m xec_forward demo
@@ -40,6 +40,9 @@ format: $(VENV)/.dev ## let ruff mend what it can
 
 bench: $(VENV)/.dev ## measure speed and size against ssh -L
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py); done
+
+screenshots: $(VENV)/.dev $(BUNDLE) ## renew the pictures of docs/sidebar.md
+	@XEC_FORWARD_SCREENSHOTS=docs/images exec $(BIN)/python -m pytest -q tests/browser/test_walk.py tests/browser/test_sidebar.py::test_light_and_dark
 
 clean: ## remove the virtual environment, the built sidebar and every cache
 	rm -rf labextension/node_modules labextension/lib labextension/core xec_forward/labextension

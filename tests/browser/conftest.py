@@ -1,6 +1,7 @@
 """JupyterLab in headless Chromium, with the sidebar from this tree; behind its kernels a real sshd and PostgreSQL.
 
 Screenshots are kept in the folder `artifacts/browser` of the repository, which git ignores; a failed test adds one.
+Those of docs/sidebar.md go to the folder that XEC_FORWARD_SCREENSHOTS names, where it is set: `make screenshots`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "labextension"
 BUNDLE = ROOT / "xec_forward" / "labextension"
 SHOTS = ROOT / "artifacts" / "browser"
+# The pictures of docs/sidebar.md.
+PAGE_SHOTS = ("sidebar", "panel", "dark")
 # A page's first load on a busy machine.
 LOADS_WITHIN = 60_000.0
 # Anything else that a page is waited for, milliseconds.
@@ -140,8 +143,10 @@ def page(browser: Browser, request: pytest.FixtureRequest) -> Iterator[Page]:
 
 def shoot(page: Page, name: str) -> None:
     """Keep a picture of the page."""
-    SHOTS.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=SHOTS / f"{name}.png")
+    named = os.environ.get("XEC_FORWARD_SCREENSHOTS")
+    folder = ROOT / named if named and name in PAGE_SHOTS else SHOTS
+    folder.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=folder / f"{name}.png")
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 from pathlib import Path
@@ -13,6 +14,7 @@ from tests.peers.kernel import Kernel, port_free, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd, free_port
+from xec_forward.demo.cluster import Cluster
 
 OPEN = "list(__import__('xec_forward').tunnels)"
 # Asks through the tunnel `e`, whose far end is an echo service.
@@ -329,3 +331,18 @@ def test_terminal_reads_the_code_to_its_blank_line(
         assert port_free(int(found[1]))
     finally:
         terminal.child.close(force=True)
+
+
+def test_ports_of_a_cluster_live_for_their_cell(tmp_path: Path, cluster: Cluster, services: Services) -> None:
+    cluster.add_deployment("api", ports={"echo": 7000}, serves={7000: ("127.0.0.1", services.echo)})
+    folder = tmp_path / "kernel"
+    folder.mkdir()
+    env = {"KUBECONFIG": str(cluster.kubeconfig), "XEC_FORWARD_STATE": os.environ["XEC_FORWARD_STATE"]}
+    with Kernel(folder, env, "%load_ext xec_forward") as kernel:
+        kernel.run(ASK).ok()
+        done = kernel.run("%%k8s_forward deploy/api :7000\nprint(ask(api.local_port))\nport = api.local_port").ok()
+        assert done.stdout == "b'ping'\n"
+        assert kernel.value(f"[{OPEN}, 'api' in globals()]") == [[], False]
+        assert port_free(kernel.value("port"))
+        kernel.run("%%k8s_forward\ndeploy/api :7000").ok()
+        assert kernel.value("api.state") == "ready"

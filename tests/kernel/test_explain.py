@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.peers.kernel import Kernel, Result, wait_until
+from tests.peers.kernel import Kernel, Result
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd, free_port
@@ -21,11 +21,21 @@ def _said(result: Result) -> str:
     return result.displays[-1].text if result.displays else ""
 
 
-def _while_hanging(kernel: Kernel, bastion: Sshd, cell: str, *, up: bool) -> Result:
-    """Run a cell that hangs in a call, and take the bastion away meanwhile."""
-    running = kernel.start(f"print('begun', flush=True)\n{cell}")
+TELL = """
+import threading, time
+def tell(tunnel):
+    end = time.monotonic() + 20
+    while tunnel is not None and not tunnel.stats.clients and time.monotonic() < end:
+        time.sleep(0.01)
+    print("begun", flush=True)
+"""
+
+
+def _while_hanging(kernel: Kernel, bastion: Sshd, cell: str, client_of: str, *, up: bool = True) -> Result:
+    """Run a cell that hangs in a call, and take the bastion away once the tunnel has a client (None: at once)."""
+    kernel.run(TELL).ok()
+    running = kernel.start(f"threading.Thread(target=tell, args=({client_of},)).start()\n{cell}")
     running.until(lambda result: "begun" in result.stdout)
-    wait_until(lambda: bastion.connections() > 0, "no connection")
     if up:
         bastion.restart()
     else:
@@ -37,7 +47,7 @@ def _while_hanging(kernel: Kernel, bastion: Sshd, cell: str, *, up: bool) -> Res
 def test_query_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, postgres: Postgres, up: bool) -> None:
     kernel.run(f"%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
     kernel.run("import psycopg\nclient = psycopg.connect(pg_dsn)").ok()
-    done = _while_hanging(kernel, bastion, "client.execute('select pg_sleep(30)')", up=up)
+    done = _while_hanging(kernel, bastion, "client.execute('select pg_sleep(30)')", "pg", up=up)
     assert done.error is not None
     assert done.error.name == "OperationalError"
     pattern = rf"pg (was reconnecting {CLOCK}-{CLOCK}, run the cell again|has been reconnecting since {CLOCK}, run .*)"
@@ -48,11 +58,21 @@ def test_query_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, postgre
 
 def test_plain_socket_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, services: Services) -> None:
     kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
-    cell = "import socket\nc = socket.create_connection(('127.0.0.1', e.local_port))\nc.sendall(b'x')\nc.recv(1)\nc.recv(1)"
-    done = _while_hanging(kernel, bastion, cell, up=True)
+    connect = "import socket\nc = socket.create_connection(('127.0.0.1', e.local_port))"
+    cell = f"{connect}\nc.sendall(b'x')\nc.recv(1)\nc.recv(1)"
+    done = _while_hanging(kernel, bastion, cell, "e")
     assert done.error is not None
     assert done.error.name == "ConnectionResetError"
     assert _said(done).startswith("e ")
+    assert "reconnecting" in _said(done)
+
+
+def test_request_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.hang} --no-check").ok()
+    cell = "import requests\nrequests.get(f'http://127.0.0.1:{e.local_port}/', timeout=20)"
+    done = _while_hanging(kernel, bastion, cell, "e")
+    assert done.error is not None
+    assert done.error.name == "ConnectionError"
     assert "reconnecting" in _said(done)
 
 
@@ -112,7 +132,7 @@ def test_reset_elsewhere_is_not_blamed_on_a_tunnel_that_nobody_used(
         "while e.state != 'reconnecting' and not e.stats.reconnects and time.monotonic() < end: time.sleep(0.01)\n"
         "raise ConnectionResetError(104, 'Connection reset by peer')"
     )
-    done = _while_hanging(kernel, bastion, cell, up=True)
+    done = _while_hanging(kernel, bastion, cell, "None")
     assert done.error is not None
     assert _said(done) == ""
 
@@ -122,8 +142,8 @@ def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgre
     said = "the password sent was ***, the mask of pg_dsn in a text: use pg_dsn.reveal() there"
     done = kernel.run("psycopg.connect(f'{pg_dsn}?connect_timeout=5')")
     assert _said(done) == said
-    pool = "import sqlalchemy\nsqlalchemy.create_engine(f'{pg_dsn}'.replace('postgresql:', 'postgresql+psycopg:')).connect()"
-    assert _said(kernel.run(pool)) == said
+    pool = "sqlalchemy.create_engine(f'{pg_dsn}'.replace('postgresql:', 'postgresql+psycopg:')).connect()"
+    assert _said(kernel.run(f"import sqlalchemy\n{pool}")) == said
     wrong = kernel.run("psycopg.connect(pg_dsn, password='wrong')")
     assert wrong.error is not None
     assert "password authentication failed" in wrong.error.value

@@ -362,7 +362,7 @@ def test_closed_panel_is_static_and_updates_no_more(
     wait_until(lambda: kernel.value(THREADS) == [], "its thread runs on")
     assert [model["_view_name"] for model in frontend.shown(frontend.root)] == ["VBoxView", "HTMLView"]
     # These two, with a layout each and a style.
-    assert len(frontend.models) <= 5
+    frontend.until(lambda: len(frontend.models) <= 5, "its widgets stay")
     frontend.listen(0.5)
     frontend.updates.clear()
     talk(kernel, "echo")

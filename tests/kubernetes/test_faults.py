@@ -77,7 +77,7 @@ def test_refused_port_resets_its_clients_and_touches_no_other(web: Peer) -> None
     with opened(web, REFUSED, name="refused") as refused, others(web) as steady:
         figures = Figures()
         for _ in range(rounds):
-            with connect(refused) as client:
+            with contextlib.suppress(ConnectionResetError), connect(refused) as client:  # it may come that early
                 client.sendall(b"x")
                 ends_by_reset(client)
         until(lambda: stats(refused).refused == rounds)
@@ -353,19 +353,17 @@ def test_api_server_restart_under_a_burst_parks_who_cannot_be_served(embedded: E
 
 
 def test_client_that_comes_when_the_api_server_has_been_away_for_long_waits_for_it(embedded: EmbeddedPeer) -> None:
-    """Nobody has been through the tunnel yet, so nothing has broken."""
+    """The first to come finds out; what it sent may have gone out on an upgrade whose end had not been heard of."""
     embedded.add_pod("web")
-    with opened(embedded, "echo") as tunnel, ThreadPoolExecutor(5) as pool:
+    with opened(embedded, "echo") as tunnel, ThreadPoolExecutor(6) as pool:
         embedded.embedded.stop_server()
-        answers = [pool.submit(ask, tunnel) for _ in range(5)]
-        until(lambda: stats(tunnel).parked + sum(answer.done() for answer in answers) == 5)
+        first = pool.submit(ask, tunnel)
         until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+        answers = [pool.submit(ask, tunnel) for _ in range(5)]
+        until(lambda: stats(tunnel).parked >= (5 if first.done() else 6))
         embedded.embedded.start_server()
-        outcomes = [answer.exception(20) for answer in answers]
-        assert all(answer.result() == b"ping" for answer, reset in zip(answers, outcomes, strict=True) if not reset)
-        # What the first of them sent may have gone out on an upgrade whose end had not been heard of.
-        assert sum(isinstance(reset, ConnectionResetError) for reset in outcomes if reset) <= 2
-        assert outcomes.count(None) >= 3
+        assert [answer.result(20) for answer in answers] == [b"ping"] * 5
+        assert first.exception(20) is None or isinstance(first.exception(), ConnectionResetError)
 
 
 def test_port_forward_that_is_refused_is_the_clients_trouble_alone_and_mends_itself(embedded: EmbeddedPeer) -> None:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
 
 from .cell_scope import Cell, Cells, has_code
-from .expansion import expand
-from .interruption import Interrupted, interruptible
 
 if TYPE_CHECKING:
     from types import EllipsisType
@@ -145,6 +143,8 @@ class ForwardMagics(Magics):
         from ..client.profiles import read_line
         from ..errors import ForwardError
         from ..line import Action, split
+        from .expansion import expand
+        from .interruption import Interrupted, interruptible
 
         line: Line | None = None
         with interruptible():
@@ -256,11 +256,12 @@ class ForwardMagics(Magics):
     # ---- the other actions ----
 
     def _list(self) -> None:
-        from ..render import Table
+        from ..render import Facts, Table
 
         session = self._session()
         session.refresh()
-        self._show(Table(tuple(tunnel.snapshot for tunnel in session.tunnels.values())))
+        tunnels = session.tunnels.values()
+        self._show(Table(tuple(Facts(tunnel.snapshot, tunnel.request.options.ttl) for tunnel in tunnels)))
 
     def _close(self, line: Line) -> None:
         found = [tunnel for name in line.names for tunnel in self._named(name)]

@@ -28,7 +28,7 @@ from ..errors import ConfigError, ForwardError, SpecError
 from ..line import Line
 from ..model import TunnelState
 from ..options import Service
-from ..render import Card
+from ..render import Card, Facts
 from ..source import SourceKind
 from ..spec import Kind
 from . import prompts
@@ -82,7 +82,8 @@ class Opened:
 
     def card(self, *, reused: bool = False, fresh: bool = False) -> Card:
         """Its card as it is now."""
-        return Card(self.tunnel.snapshot, self.names, self.variables, self.remarks, reused, fresh)
+        facts = Facts(self.tunnel.snapshot, self.tunnel.request.options.ttl)
+        return Card(facts, self.names, self.variables, self.remarks, reused, fresh)
 
 
 @dataclass(slots=True, eq=False)
