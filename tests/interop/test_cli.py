@@ -361,3 +361,17 @@ def test_open_imports_no_ipython(bastion: Sshd, echo: str, tmp_path: Path) -> No
             del os.environ["PYTHONPATH"]
         else:
             os.environ["PYTHONPATH"] = environment
+
+
+def test_failed_opening_offers_the_doctors_command(bastion: Sshd, services: Services) -> None:
+    far = f"{bastion.far()}:{services.refused}"
+    with Command("bastion", far) as command:
+        command.until(lambda it: it.process.poll() is not None)
+        assert command.process.returncode == 1
+        offered = command.err.rpartition("See each hop: ")[2].strip()
+    assert offered == f"xec-forward doctor bastion {far}"
+    done = subprocess.run(
+        [sys.executable, "-m", "xec_forward", *offered.split()[1:]], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 1
+    assert "FAILED  far port" in done.stdout

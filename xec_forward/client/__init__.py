@@ -7,6 +7,7 @@ touches no network: all it has is one pipe to the engine process.
     together     several calls waited for as one
     session      this process's tunnels, and a new engine's opening of them
     reconnecting a new link on request, with somebody there to answer
+    doctor       an examination and how it is shown;  offer  the line that a failed opening ends with
     watcher      what a waiting caller shows, and whom it can ask
     sources      SOURCEs resolved to secrets
     profiles     lines with `@NAME`;  project  the file that says what it stands for

@@ -26,6 +26,7 @@ from ..options import Service
 from ..render import Card, Cards
 from .lines import Wanted, lines_of, port_remarks, preview, wanted_of
 from .live import Canvas, LiveWatcher, standard_canvas
+from .offer import offer
 from .profiles import read_line
 from .reconnecting import reconnect_all
 from .session import Session, current
@@ -39,6 +40,7 @@ _OF_A_NOTEBOOK = ("password", "env", "force", "set_proxy_env")
 def run_open(words: Sequence[str], dialect: Dialect = SSH) -> int:
     """Open what a line asks for, and stay until it ends; the exit status. `words` are those after the command."""
     program = dialect.program
+    line: Line | None = None
     try:
         line = read_line(words, dialect=dialect)
         if line.action is Action.HELP:
@@ -54,6 +56,7 @@ def run_open(words: Sequence[str], dialect: Dialect = SSH) -> int:
         print(f"{program}: interrupted; nothing is open", file=sys.stderr)
         return 1
     except ForwardError as error:
+        offer(error, line, "xec-forward doctor")
         text = str(error)
         for each in (KUBERNETES, SSH):
             text = text.replace(each.magic, each.program)

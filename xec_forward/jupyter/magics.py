@@ -183,7 +183,7 @@ class ForwardMagics(Magics):
                 raise Interrupted("interrupted; what was being opened was put back, nothing is half-open") from error
             except ForwardError as error:
                 if line is not None and line.action is Action.OPEN:
-                    from .doctor import offer
+                    from ..client.offer import offer
 
                     offer(error, line)
                 error.__suppress_context__ = error.__cause__ is None

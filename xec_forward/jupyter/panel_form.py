@@ -17,6 +17,7 @@ import ipywidgets as widgets  # type: ignore[import-untyped]
 import traitlets
 
 from ..client.lines import lines_of
+from ..client.offer import offer
 from ..client.profiles import read_line
 from ..client.session import Session
 from ..client.watcher import NOBODY, NobodyAnswers
@@ -26,7 +27,6 @@ from ..model import Ask
 from ..render import Card, block
 from ..source import SourceKind
 from .configuration import defaulted, values_of
-from .doctor import offer
 from .live import LiveWatcher
 from .magics import ForwardMagics
 from .openings import Openings
@@ -214,4 +214,4 @@ class _Silent(LiveWatcher):
 
 
 def _wide(width: str) -> Any:
-    return widgets.Layout(width="100%", max_width=width)
+    return widgets.Layout(width="auto", max_width=width)
