@@ -68,7 +68,7 @@ def bundle() -> Path:
     return BUNDLE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
     """A real OpenSSH sshd, which the kernels know as `bastion`."""
     if missing := sshd_missing():
@@ -78,7 +78,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory, bundle: Path, door: Sshd, postgres: Postgres) -> Iterator[Lab]:
     """One JupyterLab for all tests."""
     if missing := peer.missing():
@@ -112,7 +112,7 @@ def kernel(lab: Lab) -> Iterator[LabKernel]:
     running.shut_down()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def browser() -> Iterator[Browser]:
     """One Chromium."""
     path = chromium()
