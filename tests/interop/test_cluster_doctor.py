@@ -455,7 +455,7 @@ def test_permission_that_lacks_is_named_with_a_cross(web: Cluster, prod: xf.Clus
     web.deny("list", "pods")
     diagnosis = prod.doctor(service="web", remote_port=70)
     said = failure(diagnosis, API, server_of(web), "permission")
-    assert "demo may not create pods/portforward, list pods in the namespace default" in said
+    assert "admin may not create pods/portforward, list pods in the namespace default" in said
     assert "a Role in default that allows: create pods/portforward, list pods" in said
     details = finding(diagnosis, "permission").details
     assert [line for line in details if line.startswith("✗")] == ["✗ create pods/portforward", "✗ list pods"]
