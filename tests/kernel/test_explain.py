@@ -156,7 +156,7 @@ def test_code_with_a_top_level_await_and_a_cell_with_its_own_tunnel(
     cell = (
         f"%%forward bastion e=0:{bastion.far()}:{services.echo}\n"
         "import asyncio\nreader, writer = await asyncio.open_connection('127.0.0.1', e.local_port)\n"
-        "print('begun', flush=True)\nwriter.write(b'x')\nawait reader.read(1)\nawait reader.read(1)"
+        "writer.write(b'x')\nawait reader.read(1)\nprint('begun', flush=True)\nawait reader.read(1)"
     )
     running = kernel.start(cell)
     running.until(lambda result: "begun" in result.stdout)
