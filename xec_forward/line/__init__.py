@@ -6,7 +6,9 @@ profile  a table of the project file, which `@NAME` stands for
 dialect  what tells the lines of the two magics apart
 reader   one pass over the words
 flags    the options, made from the dataclasses of `options`
-usage    the help text, made from the same
+usage    the help text, made from the same; reference: docs/options.md, likewise
+defaults those that were configured, under what a line says
+outline  whether a cell's first line opens tunnels for code
 """
 
 from .dialect import KUBERNETES, SSH, Dialect
