@@ -88,7 +88,10 @@ class Link {
     });
     const future = this.kernel.sendControlMessage(message, true, true);
     return new Promise(resolve => {
-      future.onReply = reply => resolve(reply.content as unknown as IReply);
+      future.onReply = reply => {
+        this.spoken(reply.header.session);
+        resolve(reply.content as unknown as IReply);
+      };
       future.onIOPub = ({ header, content }) => {
         const done = header.msg_type === 'status' && (content as { execution_state: string }).execution_state === 'idle';
         if (done && probe) {
@@ -113,6 +116,14 @@ class Link {
 
   /** A message that every front-end gets. */
   private heard(_: unknown, message: KernelMessage.IIOPubMessage): void {
+    if (message.header.session === this.kernel.clientId) {
+      // The server, in our name: the process has died.
+      if (KernelMessage.isStatusMsg(message)) {
+        this.model.forget(this.kernel.id, 'unknown');
+      }
+      return;
+    }
+    this.spoken(message.header.session);
     if (KernelMessage.isCommMsgMsg(message) && message.content.comm_id === COMM) {
       const data = message.content.data as { loaded?: boolean; tunnels?: ITunnel[]; now?: number; last?: boolean };
       if (data.loaded === false) {
@@ -123,12 +134,23 @@ class Link {
       if (data.loaded || data.last) {
         void this.list();
       }
-    } else if (KernelMessage.isStatusMsg(message) && message.content.execution_state === 'starting') {
-      // That is all that tells of a restart by somebody else.
+    }
+  }
+
+  /**
+   * Each process of a kernel speaks in a session of its own: another one tells of a restart. (The first words of a
+   * process, `starting` among them, may be said before anybody hears them.)
+   */
+  private spoken(session: string): void {
+    const restarted = this.session && session !== this.session;
+    this.session = session;
+    if (restarted) {
       this.model.forget(this.kernel.id, 'unknown');
       void this.list();
     }
   }
+
+  private session = '';
 }
 
 /** The links to every running Python kernel, from the moment somebody wants to see them. */

@@ -130,7 +130,7 @@ def test_kernel_whose_notebook_is_open_nowhere_is_shown_live(
     expect(status).to_have_text("⇄ no tunnels")
 
 
-def test_reload_restart_and_shutdown_are_survived(
+def test_reload_restart_death_and_shutdown_are_survived(
     kernel: LabKernel, lab: Lab, door: Sshd, services: Services, opened: Open
 ) -> None:
     line = forward(door, services.echo, "echo")
@@ -147,6 +147,11 @@ def test_reload_restart_and_shutdown_are_survived(
     kernel.restart()
     expect(row(page, "echo")).to_have_count(0)
     expect(page.locator(".xf-Panel")).to_contain_text("No kernel has tunnels")
+    kernel.run(f"%load_ext xec_forward\n{line}")
+    expect(row(page, "echo")).to_contain_text("ready")
+    kernel.start("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")  # the server then starts another
+    expect(row(page, "echo")).to_have_count(0)
+    kernel.wait_for_ready()
     kernel.run(f"%load_ext xec_forward\n{line}")
     expect(row(page, "echo")).to_contain_text("ready")
     kernel.shut_down()

@@ -119,6 +119,10 @@ class LabKernel:
     def restart(self) -> None:
         """What a front-end's restart does; the same handle then drives the new one."""
         self.lab.request(f"api/kernels/{self.id}/restart", "POST")
+        self.wait_for_ready()
+
+    def wait_for_ready(self) -> None:
+        """Until it answers; after its death, the one that the server starts."""
         self._client.wait_for_ready(timeout=STARTS_WITHIN)
 
     def shut_down(self) -> None:

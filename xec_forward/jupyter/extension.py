@@ -38,7 +38,7 @@ def load(shell: InteractiveShell) -> None:
     shell.input_transformer_manager.line_transforms.insert(0, rewrite)
     for module, name in _SHOWN:
         _formatter(shell).for_type_by_name(module, name, magics.display_value)
-    _wrap_shutdown(getattr(shell, "kernel", None))
+    _wrap_shutdown(shell)
     bridge.install(shell)
     completion.install(shell)
     threading.Thread(target=_warm, args=(shell,), name="xec_forward warm-up", daemon=True).start()
@@ -122,16 +122,19 @@ def _stop() -> None:
         current().stop()
 
 
-def _wrap_shutdown(kernel: Any) -> None:
-    """Let `do_shutdown` end the engine first: it runs even while the main thread hangs in native code.
+def _wrap_shutdown(shell: InteractiveShell) -> None:
+    """Let `do_shutdown` tell the sidebar and end the engine first: it runs even while the main thread hangs in native
+    code. (What a restarted kernel says first may reach nobody.)
 
     It is sync in IPythonKernel and may be a coroutine in a subclass: what it returns is passed through.
     """
+    kernel: Any = getattr(shell, "kernel", None)
     if kernel is None or getattr(kernel.do_shutdown, "xec_forward", False):
         return
     original: Callable[[bool], Any] = kernel.do_shutdown
 
     def do_shutdown(restart: bool) -> Any:
+        bridge.remove(shell)
         _stop()
         return original(restart)
 
