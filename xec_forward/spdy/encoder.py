@@ -45,9 +45,7 @@ class Encoder:
         """The bytes of `frame`. Raises SpdyError for one that cannot be written; the encoder is then as before."""
         match frame:
             case Data(stream, data, fin):
-                if len(data) > LARGEST_DATA:
-                    raise SpdyError(f"{len(data)} bytes in one frame, more than {LARGEST_DATA}")
-                return HEAD.pack(_stream(stream), _flags(fin) << 24 | len(data)) + data
+                return self.data_head(stream, len(data), fin=fin) + data
             case SynStream(stream, headers, fin):
                 # No associated stream, the highest priority, no slot.
                 fields = _SYN_STREAM.pack(_stream(stream), 0, 0, 0)
@@ -64,6 +62,13 @@ class Encoder:
                 return _control(Type.GOAWAY, _TWO_UINT32.pack(last_good, _number(status, least=0)))
             case Ignored():
                 raise SpdyError("a frame that was ignored has no payload to send")
+
+    @staticmethod
+    def data_head(stream: int, size: int, *, fin: bool = False) -> bytes:
+        """What stands before `size` bytes of data: a large upload is sent without copying it into frames."""
+        if size > LARGEST_DATA:
+            raise SpdyError(f"{size} bytes in one frame, more than {LARGEST_DATA}")
+        return HEAD.pack(_stream(stream), _flags(fin) << 24 | size)
 
 
 def _control(kind: Type, payload: bytes, flags: int = 0) -> bytes:

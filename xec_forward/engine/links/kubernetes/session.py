@@ -197,11 +197,13 @@ class Session:
     def send_data(self, stream: int, data: bytes) -> None:
         """Send data, and with it what is queued."""
         self._pulse.wrote()
-        encode = self._encoder.encode
-        parts, self._queue = self._queue, []
+        parts: list[bytes | memoryview] = [*self._queue]
+        self._queue.clear()
+        view = memoryview(data)
         for at in range(0, len(data), LARGEST_DATA):
-            parts.append(encode(Data(stream, data[at : at + LARGEST_DATA])))
-        self._upgrade.write(b"".join(parts))
+            piece = view[at : at + LARGEST_DATA]
+            parts += (self._encoder.data_head(stream, len(piece)), piece)
+        self._upgrade.write(*parts)
 
     def pause_reading(self) -> None:
         self._upgrade.pause_reading()
@@ -328,7 +330,7 @@ class Session:
     def _flush(self) -> None:
         queued, self._queue = self._queue, []
         if queued:
-            self._upgrade.write(b"".join(queued))
+            self._upgrade.write(*queued)
 
     def _dead(self) -> None:
         self.abort(LostError("the API server does not answer", hop=self._pod))

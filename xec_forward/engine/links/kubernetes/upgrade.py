@@ -70,10 +70,10 @@ class Upgrade(asyncio.Protocol):
         if self._lost is not None:
             self._end(self._lost)
 
-    def write(self, data: bytes) -> None:
-        """Send."""
+    def write(self, *parts: bytes | memoryview) -> None:
+        """Send these, one behind the other."""
         if not self.ended:
-            self._transport.write(data)
+            self._transport.write(b"".join(parts))
 
     def pause_reading(self) -> None:
         """Read no more, so that the peer's sending stops."""

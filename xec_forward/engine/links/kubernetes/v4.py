@@ -82,7 +82,7 @@ class V4Session:
     def write(self, data: bytes) -> None:
         if data and not self._ended:
             self._pulse.wrote()
-            self._upgrade.write(bytes((_DATA,)) + data)
+            self._upgrade.write(bytes((_DATA,)), data)
 
     def write_eof(self) -> None:
         """There is no half-close: the end is told a second later, so that an answer on its way still comes."""

@@ -53,24 +53,24 @@ _DATA_HEADS = frozenset(
 _SMALL = 1024
 
 
-def mask(data: bytes, key: bytes) -> bytes:
-    """`data` masked with `key`, as a client must (section 5.3)."""
+def mask(data: bytearray, key: bytes) -> None:
+    """Mask `data` in place with `key`, as a client must (section 5.3)."""
     if _mask_in_place is not None:
-        masked = bytearray(data)
-        _mask_in_place(key, masked)
-        return bytes(masked)
-    return mask_plainly(data, key)
+        _mask_in_place(key, data)
+    else:
+        mask_plainly(data, key)
 
 
-def mask_plainly(data: bytes, key: bytes) -> bytes:
+def mask_plainly(data: bytearray, key: bytes) -> None:
     """The same, where nothing compiled is there."""
     size = len(data)
     keys = key * (size // 4 + 1)
-    return (int.from_bytes(data, "big") ^ int.from_bytes(keys[:size], "big")).to_bytes(size, "big")
+    data[:] = (int.from_bytes(data, "big") ^ int.from_bytes(keys[:size], "big")).to_bytes(size, "big")
 
 
-def client_frame(opcode: Opcode, data: bytes) -> bytes:
-    """A whole message of a client."""
+def client_frame(opcode: Opcode, *parts: bytes | memoryview) -> bytes:
+    """A whole message of a client. An upload is copied twice here, and nowhere else on its way to TLS."""
+    data = bytearray().join(parts)
     size = len(data)
     if size < 126:
         head = bytes((_FIN | opcode, _MASKED | size))
@@ -79,7 +79,8 @@ def client_frame(opcode: Opcode, data: bytes) -> bytes:
     else:
         head = bytes((_FIN | opcode, _MASKED | 127)) + _UINT64.pack(size)
     key = os.urandom(4)
-    return b"".join((head, key, mask(data, key)))
+    mask(data, key)
+    return b"".join((head, key, data))
 
 
 def handshake(subprotocols: Sequence[str]) -> dict[str, str]:
@@ -120,9 +121,9 @@ class WebSocketUpgrade(Upgrade):
         self._control = b""
         self._gathered: list[bytes] = []
 
-    def write(self, data: bytes) -> None:
+    def write(self, *parts: bytes | memoryview) -> None:
         if not self.ended:
-            self._transport.write(client_frame(Opcode.BINARY, data))
+            self._transport.write(client_frame(Opcode.BINARY, *parts))
 
     def ping(self, payload: bytes) -> None:
         """Send a ping of WebSocket's own, which the API server answers, not the pod's node."""
