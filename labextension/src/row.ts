@@ -78,7 +78,8 @@ export class Row {
     say(this.hint, state === 'waiting' ? 'Reconnect logs in again' : tunnel.hint);
     say(this.notes, tunnel.notes.join('\n'));
     for (const [action, button] of this.buttons) {
-      const words = { close: 'Close', reconnect: 'Reconnect', copy: 'Copy the address of', doctor: 'Examine' };
+      // What stands on a button is in its name: who speaks to the page says what they see.
+      const words = { close: 'Close', reconnect: 'Reconnect', copy: 'Copy address of', doctor: 'Doctor:' };
       button.setAttribute('aria-label', `${words[action]} ${name}`);
       button.title = `${words[action]} ${name}`;
     }

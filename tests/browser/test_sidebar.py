@@ -207,13 +207,13 @@ def test_waiting_tunnel_asks_for_its_code_in_a_dialog(
 def test_doctor_copy_and_keyboard(kernel: LabKernel, door: Sshd, services: Services, opened: Open) -> None:
     kernel.run(f"{forward(door, services.echo, 'echo')}\n{forward(door, services.hang, 'last', '--no-check')}")
     page = opened()
-    page.get_by_role("button", name="Examine echo").click()
+    page.get_by_role("button", name="Doctor: echo").click()
     dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("all is well")
     shoot(page, "doctor")
     page.keyboard.press("Escape")
     expect(dialog).to_have_count(0)
-    page.get_by_role("button", name="Copy the address of echo").click()
+    page.get_by_role("button", name="Copy address of echo").click()
     port = kernel.run("print(echo.local_port)").strip()
     assert page.evaluate("navigator.clipboard.readText()") == f"127.0.0.1:{port}"
     page.get_by_role("button", name="Close echo").focus()
@@ -221,7 +221,7 @@ def test_doctor_copy_and_keyboard(kernel: LabKernel, door: Sshd, services: Servi
     for _ in range(5):
         labels.append(page.evaluate("document.activeElement.getAttribute('aria-label')"))
         page.keyboard.press("Tab")
-    assert labels == ["Close echo", "Reconnect echo", "Copy the address of echo", "Examine echo", "Close last"]
+    assert labels == ["Close echo", "Reconnect echo", "Copy address of echo", "Doctor: echo", "Close last"]
     page.get_by_role("button", name="Close echo").focus()
     page.keyboard.press("Enter")
     expect(row(page, "echo")).to_have_count(0)
