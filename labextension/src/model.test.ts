@@ -1,6 +1,6 @@
 import { describe, expect, it } from 'vitest';
 
-import { ITunnel, Model, aged, changes, clients, counted, duration, polyline, traffic } from './model';
+import { ITunnel, Model, aged, changes, clients, counted, duration, farewell, polyline, traffic } from './model';
 
 const KERNEL = { id: 'k', title: 'orders.ipynb', path: 'work/orders.ipynb' };
 
@@ -99,6 +99,29 @@ describe('Model', () => {
     made.told('k', [], 1000);
     expect(heard).toEqual(['pg is reconnecting', 'pg is closed']);
   });
+
+  it('says in one what changed at once', () => {
+    const made = model();
+    const heard: string[] = [];
+    made.news.connect((_, text) => heard.push(text));
+    made.told('k', [tunnel(), tunnel({ tunnel: 2, name: 'cache' })], 1000);
+    made.told('k', [tunnel({ state: 'waiting' })], 1000);
+    expect(heard).toEqual(['pg is waiting, cache is closed']);
+  });
+
+  it('is settled when no kernel is left that has not answered', async () => {
+    const made = model();
+    made.running([KERNEL, { ...KERNEL, id: 'l' }]);
+    let settled = false;
+    const done = made.settled().then(() => (settled = true));
+    made.told('k', [], 1000);
+    await Promise.resolve();
+    expect(settled).toBe(false);
+    made.forget('l', 'absent');
+    await done;
+    expect(settled).toBe(true);
+    await made.settled();
+  });
 });
 
 describe('words', () => {
@@ -130,6 +153,18 @@ describe('words', () => {
     expect(traffic(tunnel({ rejected: 2 }))).toBe('2 rejected');
     const used = tunnel({ clients_total: 1, sent: '1 kB', received: '2 MB', refused: 1 });
     expect(traffic(used)).toBe('1 kB sent, 2 MB received, 1 refused');
+  });
+
+  it('says what there is to close, and who has not answered', () => {
+    const made = model();
+    made.told('k', [tunnel(), tunnel({ tunnel: 2, name: 'cache' })], 1000);
+    expect(farewell(made.kernels)).toBe('2 tunnels will be closed: pg, cache.');
+    made.told('k', [], 1000);
+    expect(farewell(made.kernels)).toBe('No tunnel is open.');
+    made.running([KERNEL, { ...KERNEL, id: 'l', title: 'busy.ipynb' }]);
+    expect(farewell(made.kernels)).toBe(
+      'No tunnel is open. Without an answer, and left as they are: busy.ipynb.'
+    );
   });
 
   it('counts', () => expect([0, 1, 2].map(counted)).toEqual(['no tunnels', '1 tunnel', '2 tunnels']));

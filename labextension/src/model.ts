@@ -105,8 +105,10 @@ export class Model {
     const told = this.clock();
     Object.assign(kernel, { knowledge: 'loaded', tunnels, told, ahead: now - told });
     this._changed.emit();
-    if (!first) {
-      changes(before, tunnels).forEach(text => this._news.emit(text));
+    const said = first ? [] : changes(before, tunnels);
+    if (said.length) {
+      // In one: what is said next is said in its place.
+      this._news.emit(said.join(', '));
     }
   }
 
@@ -117,6 +119,20 @@ export class Model {
       Object.assign(kernel, { knowledge, tunnels: [] });
       this._changed.emit();
     }
+  }
+
+  /** Resolves once every kernel has answered. */
+  settled(): Promise<void> {
+    return new Promise(resolve => {
+      const look = () => {
+        if (this.kernels.every(kernel => kernel.knowledge !== 'unknown')) {
+          this._changed.disconnect(look);
+          resolve();
+        }
+      };
+      this._changed.connect(look);
+      look();
+    });
   }
 
   /** How long ago something was, or will be (below 0), in seconds; the moment is the kernel's. */
@@ -193,4 +209,12 @@ export function traffic({ clients_total, sent, received, rejected, refused }: IT
 /** A number of tunnels in words. */
 export function counted(tunnels: number): string {
   return `${tunnels || 'no'} ${tunnels === 1 ? 'tunnel' : 'tunnels'}`;
+}
+
+/** What there is to close, and of whom that is not known. */
+export function farewell(kernels: IKernel[]): string {
+  const names = kernels.flatMap(kernel => kernel.tunnels.map(tunnel => tunnel.name));
+  const silent = kernels.filter(kernel => kernel.knowledge === 'unknown').map(kernel => kernel.title);
+  const closing = names.length ? `${counted(names.length)} will be closed: ${names.join(', ')}.` : 'No tunnel is open.';
+  return silent.length ? `${closing} Without an answer, and left as they are: ${silent.join(', ')}.` : closing;
 }

@@ -228,22 +228,6 @@ def test_doctor_copy_and_keyboard(kernel: LabKernel, door: Sshd, services: Servi
     expect(page.get_by_role("button", name="Close last")).to_be_focused()
 
 
-def test_commands_are_in_the_palette_and_close_all_asks_first(
-    kernel: LabKernel, door: Sshd, services: Services, opened: Open
-) -> None:
-    kernel.run(f"{forward(door, services.echo, 'echo')}\n{forward(door, services.hang, 'other', '--no-check')}")
-    page = opened(panel=False)
-    page.evaluate("window.jupyterapp.commands.execute('apputils:activate-command-palette')")
-    page.locator(".lm-CommandPalette-input").fill("Close All Tunnels")
-    page.locator(".lm-CommandPalette-item", has_text="Close All Tunnels").first.click()
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("2 tunnels will be closed: echo, other")
-    dialog.get_by_role("button", name="Close all").click()
-    show(page)
-    expect(page.get_by_role("region", name="Tunnels of orders.ipynb")).to_contain_text("No tunnel is open.")
-    assert kernel.run("import xec_forward as xf\nprint(list(xf.tunnels))") == "[]\n"
-
-
 def test_notebook_7_has_it_too(lab: Lab, door: Sshd, services: Services, page: Page) -> None:
     kernel = lab.start_kernel(lab.write_notebook("seven.ipynb", "1 + 1"))
     kernel.run(f"%load_ext xec_forward\n{forward(door, services.echo, 'echo')}")
