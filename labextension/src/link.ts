@@ -40,6 +40,13 @@ function pause(milliseconds: number): Promise<'paused'> {
   return new Promise(resolve => window.setTimeout(() => resolve('paused'), milliseconds));
 }
 
+/** Whether a kernel's process says that it ends, or the server that it has ended: the other states are its own. */
+function ends(message: KernelMessage.IIOPubMessage): boolean {
+  return KernelMessage.isStatusMsg(message)
+    ? !['starting', 'busy', 'idle'].includes(message.content.execution_state)
+    : (message.header.msg_type as string) === 'shutdown_reply';
+}
+
 /** One running kernel. */
 class Link {
   constructor(
@@ -147,12 +154,21 @@ class Link {
       if (data.loaded || data.last) {
         void this.list();
       }
-    } else if (KernelMessage.isStatusMsg(message) && message.content.execution_state === 'starting') {
-      // That is all that tells of a restart by somebody else.
-      this.model.forget(this.kernel.id, 'unknown');
-      void this.list();
+    } else if (ends(message)) {
+      this.model.forget(this.kernel.id, 'absent');
+    } else if (KernelMessage.isStatusMsg(message)) {
+      const { session } = message.header;
+      if (this.session && this.session !== session) {
+        // Another process. It was started by somebody else, and its `starting` may have been missed.
+        this.model.forget(this.kernel.id, 'unknown');
+        void this.list();
+      }
+      this.session = session;
     }
   }
+
+  /** The kernel's process, as its messages name it. */
+  private session = '';
 }
 
 /** The links to every running Python kernel, from the moment somebody wants to see them. */
