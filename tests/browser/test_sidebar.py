@@ -17,9 +17,6 @@ from tests.peers.sshd import PASSPHRASE, Sshd
 
 Open = Callable[..., Page]
 
-# What a person takes for at once, milliseconds: from the click to the row that is gone.
-AT_ONCE = 250
-
 HUNG = "select count(*) from pg_stat_activity where query = 'select pg_sleep(300)'"
 END_HUNG = "select pg_terminate_backend(pid) from pg_stat_activity where query = 'select pg_sleep(300)'"
 QUERY = "import psycopg\npsycopg.connect(pg_dsn).execute('select pg_sleep(300)')"
@@ -63,46 +60,6 @@ def test_close_works_while_the_cell_hangs_in_a_query_which_then_ends_with_its_er
     page.locator(".jp-OutputArea-output", has_text="OperationalError").first.wait_for(timeout=2000)
     assert time.monotonic() - start < 2
     expect(row(page, "pg")).to_have_count(0)
-
-
-BUSY = {
-    "sleeps": "import time\ntime.sleep(60)",
-    "burns": "import time\nend = time.monotonic() + 60\nwhile time.monotonic() < end: sum(range(1000))",
-    "hangs in a query": QUERY,
-}
-
-
-# Clicks on Close, and resolves when the row is gone, with the milliseconds that it took.
-CLOSE = """name => new Promise((resolve, reject) => {
-    const row = document.querySelector(`.xf-Row[data-tunnel="${name}"]`);
-    const start = performance.now();
-    const gone = new MutationObserver(() => row.isConnected || resolve(performance.now() - start));
-    gone.observe(row.parentElement, { childList: true });
-    setTimeout(() => reject(new Error('the row stays')), 10_000);
-    row.querySelector('button').click();
-})"""
-
-
-def test_close_is_answered_at_once_whatever_the_cell_does(
-    kernel: LabKernel, door: Sshd, postgres: Postgres, services: Services, opened: Open, hung: Callable[[], bool]
-) -> None:
-    page = opened()
-    for what, code in BUSY.items():
-        names = [f"echo{number}" for number in range(3)]
-        lines = [forward(door, services.echo, name) for name in names]
-        kernel.run("\n".join([sales(door, postgres), *lines]))
-        expect(row(page, names[-1])).to_contain_text("● ready")
-        begun = kernel.begin(code)
-        if code == QUERY:
-            wait_until(hung, "the query does not run")
-        took = sorted(page.evaluate(CLOSE, name) for name in names)
-        print(f"cell {what}; from the click to the row that is gone: {', '.join(f'{each:.0f} ms' for each in took)}")
-        # Of three the one in the middle: the machine does other things too.
-        assert took[1] < AT_ONCE
-        expect(row(page, "pg")).to_contain_text("● ready")
-        if code != QUERY:
-            kernel.interrupt()
-            kernel.wait(begun)
 
 
 def test_kernel_whose_notebook_is_open_nowhere_is_shown_live(
