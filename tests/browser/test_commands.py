@@ -1,4 +1,4 @@
-"""The commands of the palette in a real JupyterLab: Close All Tunnels, whatever kernels run beside."""
+"""The commands of the palette in a real JupyterLab: Refresh Tunnels; Close All Tunnels, whatever kernels run beside."""
 
 from __future__ import annotations
 
@@ -138,3 +138,16 @@ def test_close_all_closes_any_number_of_tunnels_in_use(
     expect(dialog).to_have_count(0)
     expect(page.locator(".xf-Row")).to_have_count(0)
     assert kernel.run(OPEN_NAMES) == "[]\n"
+
+
+def test_refresh_shows_a_kernel_that_somebody_else_started(
+    lab: Lab, door: Sshd, services: Services, opened: Open
+) -> None:
+    page = opened()
+    expect(page.locator(".xf-Panel")).to_contain_text("No kernel has tunnels yet.")
+    # JupyterLab itself looks every 10 seconds.
+    for manager in ("kernels", "sessions"):
+        page.evaluate(f"window.jupyterapp.serviceManager.{manager}._pollModels.stop()")
+    lab.start_kernel("orders.ipynb").run(f"%load_ext xec_forward\n{forward(door, services.echo, 'echo')}")
+    choose(page, "Refresh Tunnels")
+    expect(row(page, "echo")).to_contain_text("ready")

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import HAPPENS_WITHIN, shoot, show
+from tests.peers.interrogator import Interrogator
 from tests.peers.kernel import wait_until
 from tests.peers.lab import Lab, LabKernel
 from tests.peers.postgres import Postgres
@@ -142,7 +145,7 @@ def test_nothing_is_asked_before_the_panel_is_seen(lab: Lab, opened: Open) -> No
     other.shut_down()
 
 
-def test_waiting_tunnel_asks_for_its_code_in_a_dialog(
+def test_waiting_tunnel_asks_for_its_passphrase_in_a_dialog(
     kernel: LabKernel, door: Sshd, services: Services, opened: Open
 ) -> None:
     config = door.folder / "ssh_config"
@@ -162,6 +165,26 @@ def test_waiting_tunnel_asks_for_its_code_in_a_dialog(
     page.keyboard.press("Enter")
     expect(echo).to_contain_text("● ready")
     assert PASSPHRASE not in page.content()
+
+
+def test_waiting_tunnel_asks_for_its_code_in_a_dialog(
+    kernel: LabKernel, door: Sshd, services: Services, opened: Open, tmp_path: Path
+) -> None:
+    with Interrogator(tmp_path, [("Code: ", True)], ["123456"]) as office:
+        config = office.write_config(tmp_path / "ssh_config").read_text().replace("Host bastion", "Host office")
+        with (door.folder / "ssh_config").open("a") as file:
+            file.write(config)
+        kernel.run(f"%forward office 0:127.0.0.1:{services.echo} --as echo", answer="123456")
+        page = opened()
+        echo = row(page, "echo")
+        expect(echo).to_contain_text("● ready")
+        office.restart()
+        expect(echo).to_contain_text("⏸ waiting")
+        expect(echo.locator(".xf-Row-age")).to_have_text(re.compile(r"^for \d+ s$"))
+        page.get_by_role("button", name="Reconnect echo").click()
+        page.get_by_role("dialog").get_by_label("Code").fill("123456")
+        page.keyboard.press("Enter")
+        expect(echo).to_contain_text("● ready")
 
 
 def test_doctor_copy_and_keyboard(kernel: LabKernel, door: Sshd, services: Services, opened: Open) -> None:
