@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import HAPPENS_WITHIN, shoot, show
+from tests.browser.conftest import change_theme, shoot, show
 from tests.peers.interrogator import Interrogator
 from tests.peers.kernel import wait_until
 from tests.peers.lab import Lab, LabKernel
@@ -238,12 +238,8 @@ def test_light_and_dark(kernel: LabKernel, door: Sshd, postgres: Postgres, servi
     expect(row(page, "web")).to_contain_text("✗ failed")
     expect(row(page, "web")).to_contain_text("ECONNREFUSED")
     colours = []
-    for theme in ("Light", "Dark"):
-        page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{ theme: 'JupyterLab {theme}' }})")
-        page.wait_for_function(
-            f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'", timeout=HAPPENS_WITHIN
-        )
-        expect(page.locator("#jupyterlab-splash")).to_have_count(0)
-        shoot(page, theme.lower())
+    for theme in ("light", "dark"):
+        change_theme(page, theme)
+        shoot(page, theme)
         colours.append(row(page, "pg").evaluate("node => getComputedStyle(node).color"))
     assert colours[0] != colours[1]
