@@ -227,16 +227,26 @@ def test_notebook_7_has_it_too(lab: Lab, door: Sshd, services: Services, page: P
     kernel.shut_down()
 
 
-def test_light_and_dark(kernel: LabKernel, door: Sshd, postgres: Postgres, services: Services, opened: Open) -> None:
-    kernel.run(sales(door, postgres))
-    kernel.run("import psycopg\npsycopg.connect(pg_dsn).execute('select repeat(%s, 400000)', ('x',)).fetchone()")
+def test_light_and_dark(
+    kernel: LabKernel, lab: Lab, door: Sshd, postgres: Postgres, services: Services, opened: Open
+) -> None:
     # Of several one may fail and stay, to be mended.
-    lines = f"cache={door.far()}:{services.echo} --lazy\nweb={door.far()}:{services.refused}"
+    lines = f"cache=0:{door.far()}:{services.echo} --lazy\nweb={door.far()}:{services.refused}"
     kernel.run(f"%%forward bastion\n{lines}")
-    page = opened()
+    query = (
+        "import psycopg\ndb = psycopg.connect(pg_dsn)\ndb.execute(\"select repeat('x', 400000)\").fetchone()[0][:20]"
+    )
+    page = opened(lab.write_notebook("orders.ipynb", sales(door, postgres), query))
+    page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     expect(row(page, "pg")).to_contain_text("kB received")
+    expect(row(page, "pg").get_by_role("img")).to_be_visible()
     expect(row(page, "web")).to_contain_text("✗ failed")
     expect(row(page, "web")).to_contain_text("ECONNREFUSED")
+    # It holds no port any more.
+    expect(row(page, "web")).not_to_contain_text("local port")
+    page.locator(".jp-Notebook .jp-CodeCell").first.evaluate("node => node.scrollIntoView()")
     colours = []
     for theme in ("light", "dark"):
         change_theme(page, theme)

@@ -84,7 +84,7 @@ def test_form_query_hung_query_and_close_all(
     stuck = run(page, "db.execute('select pg_sleep(300)')")
     wait_until(hung, "the query does not run")
     expect(stuck.locator(".jp-InputPrompt")).to_have_text("[*]:")
-    stuck.scroll_into_view_if_needed()
+    query.evaluate("node => node.scrollIntoView()")
     shoot(page, "sidebar")
     sidebar.get_by_role("button", name="Close pg").click()
     expect(stuck.locator(".jp-OutputArea")).to_contain_text("OperationalError", timeout=5000)
