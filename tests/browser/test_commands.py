@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 from playwright.sync_api import Locator, Page, expect
 
 from tests.browser.conftest import show
 from tests.browser.test_sidebar import Open, forward, row
+from tests.peers.kernel import wait_until
 from tests.peers.lab import Lab, LabKernel
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 
 OPEN_NAMES = "import xec_forward as xf\nprint(list(xf.tunnels))"
 # Native code that keeps Python's global lock, until a signal comes.
-HOLD = "import ctypes\nctypes.PyDLL(None).sleep(300)"
+HOLD = "import ctypes, pathlib\npathlib.Path({!r}).touch()\nctypes.PyDLL(None).sleep(300)"
 # How long a person may wait for the dialog, seconds: a kernel that does not answer is waited for so long.
 DIALOG_WITHIN = 2.5
 
@@ -42,6 +44,14 @@ for tunnel in xf.tunnels.values():
 """
 
 
+def hold(kernel: LabKernel, folder: Path) -> str:
+    """Begin a cell that keeps the lock, which also keeps it from telling so but by a file; its message's id."""
+    held = folder / "held"
+    message = kernel.start(HOLD.format(str(held)))
+    wait_until(held.exists, "the cell did not begin")
+    return message
+
+
 def choose(page: Page, label: str) -> None:
     """Choose a command in the palette."""
     page.evaluate("window.jupyterapp.commands.execute('apputils:activate-command-palette')")
@@ -50,9 +60,9 @@ def choose(page: Page, label: str) -> None:
 
 
 def close_all(page: Page) -> tuple[Locator, float]:
-    """Choose Close All Tunnels; its dialog, and after how many seconds it came."""
+    """Run Close All Tunnels; its dialog, and after how many seconds it came."""
     start = time.monotonic()
-    choose(page, "Close All Tunnels")
+    page.evaluate("void window.jupyterapp.commands.execute('xec_forward:close-all')")
     dialog = page.get_by_role("dialog")
     dialog.wait_for()
     return dialog, time.monotonic() - start
@@ -61,7 +71,8 @@ def close_all(page: Page) -> tuple[Locator, float]:
 def test_close_all_asks_first(kernel: LabKernel, door: Sshd, services: Services, opened: Open) -> None:
     kernel.run(f"{forward(door, services.echo, 'echo')}\n{forward(door, services.hang, 'other', '--no-check')}")
     page = opened(panel=False)
-    dialog, _ = close_all(page)
+    choose(page, "Close All Tunnels")
+    dialog = page.get_by_role("dialog")
     expect(dialog).to_contain_text("2 tunnels will be closed: echo, other.")
     dialog.get_by_role("button", name="Close all").click()
     show(page)
@@ -70,7 +81,7 @@ def test_close_all_asks_first(kernel: LabKernel, door: Sshd, services: Services,
 
 
 def test_kernel_that_does_not_answer_holds_up_neither_the_dialog_nor_the_others(
-    kernel: LabKernel, lab: Lab, door: Sshd, services: Services, opened: Open
+    kernel: LabKernel, lab: Lab, door: Sshd, services: Services, opened: Open, tmp_path: Path
 ) -> None:
     kernel.run(forward(door, services.echo, "echo"))
     stuck = lab.start_kernel("stuck.ipynb")
@@ -78,7 +89,7 @@ def test_kernel_that_does_not_answer_holds_up_neither_the_dialog_nor_the_others(
     page = opened()
     expect(row(page, "echo")).to_contain_text("ready")
     expect(row(page, "held")).to_contain_text("ready")
-    begun = stuck.begin(HOLD)
+    begun = hold(stuck, tmp_path)
     dialog, took = close_all(page)
     assert took < DIALOG_WITHIN
     expect(dialog).to_contain_text("2 tunnels will be closed")
@@ -95,11 +106,11 @@ def test_kernel_that_does_not_answer_holds_up_neither_the_dialog_nor_the_others(
 
 
 def test_kernel_that_has_never_answered_is_named(
-    kernel: LabKernel, lab: Lab, door: Sshd, services: Services, opened: Open
+    kernel: LabKernel, lab: Lab, door: Sshd, services: Services, opened: Open, tmp_path: Path
 ) -> None:
     kernel.run(forward(door, services.echo, "echo"))
     stuck = lab.start_kernel("stuck.ipynb")
-    begun = stuck.begin(HOLD)
+    begun = hold(stuck, tmp_path)
     page = opened()
     expect(row(page, "echo")).to_contain_text("ready")
     dialog, took = close_all(page)
