@@ -4,9 +4,8 @@ import { ILayoutRestorer, JupyterFrontEnd, JupyterFrontEndPlugin } from '@jupyte
 import { Dialog, ICommandPalette, showDialog, showErrorMessage } from '@jupyterlab/apputils';
 import { IStatusBar } from '@jupyterlab/statusbar';
 
-import { ask } from './dialogs';
 import { Links } from './link';
-import { Model, counted } from './model';
+import { IKernel, Model, farewell } from './model';
 import { Panel } from './panel';
 import { Status } from './status';
 
@@ -54,26 +53,30 @@ const plugin: JupyterFrontEndPlugin<void> = {
   }
 };
 
-/** Close the tunnels of every kernel, once the person has seen how many that are. */
+/** Close the tunnels of every kernel, once the person has seen which ones that are. */
 async function closeAll(model: Model, links: Links): Promise<void> {
   await links.refresh();
-  const open = model.kernels.flatMap(({ id, tunnels }) => tunnels.map(tunnel => ({ id, tunnel })));
-  const names = open.map(({ tunnel }) => tunnel.name).join(', ');
+  const open = model.kernels.filter(kernel => kernel.tunnels.length);
   const { button } = await showDialog({
     title: 'Close all tunnels',
-    body: open.length ? `${counted(open.length)} will be closed: ${names}` : 'No tunnel is open.',
+    body: farewell(model.kernels),
     buttons: open.length ? [Dialog.cancelButton(), Dialog.warnButton({ label: 'Close all' })] : [Dialog.okButton()]
   });
-  if (!button.accept || !open.length) {
+  if (!button.accept) {
     return;
   }
-  const ended = await Promise.allSettled(
-    open.map(({ id, tunnel }) => links.act(id, 'close', tunnel.tunnel, (text, echo) => ask(tunnel.name, text, echo)))
-  );
-  const failed = ended.flatMap(each => (each.status === 'rejected' ? [(each.reason as Error).message] : []));
+  const failed: string[] = [];
+  const close = ({ id, title, tunnels }: IKernel) => {
+    const numbers = tunnels.map(({ tunnel }) => tunnel);
+    return links.act(id, 'close', numbers, nobody).catch((reason: Error) => failed.push(`${title}: ${reason.message}`));
+  };
+  await Promise.all(open.map(close));
   if (failed.length) {
     await showErrorMessage('Not every tunnel was closed', failed.join('\n'));
   }
 }
+
+/** To close needs no answer. */
+const nobody = () => Promise.resolve(null);
 
 export default plugin;

@@ -7,8 +7,10 @@ import { ITunnel, Model } from './model';
 
 const REQUEST = 'xec_forward_request';
 const COMM = 'xec_forward';
-// A kernel without xec_forward says that it is done and sends no reply: for so long the reply may yet be on its way.
-const REPLY_MAY_LAG = 5000;
+// Native code that holds Python's global lock keeps a kernel from answering anybody. Who asks them all how things are
+// waits so long, and who has pressed a button is told after so long; in milliseconds.
+const ANSWERED_WITHIN = 1500;
+const TAKEN_WITHIN = 5000;
 
 /** A reply: see jupyter/bridge.py. */
 interface IReply {
@@ -20,11 +22,30 @@ interface IReply {
   now?: number;
 }
 
+/** A request on its way. */
+interface IRequest {
+  /** The kernel has taken it; where it has no xec_forward, that is all that comes of it. */
+  taken: Promise<'taken'>;
+  /** null: the kernel went. */
+  reply: Promise<IReply | null>;
+}
+
 /** Puts a question to the person; null is no answer. */
 export type Ask = (text: string, echo: boolean) => Promise<string | null>;
 
 /** What a button does. */
 export type Action = 'close' | 'reconnect' | 'doctor';
+
+function pause(milliseconds: number): Promise<'paused'> {
+  return new Promise(resolve => window.setTimeout(() => resolve('paused'), milliseconds));
+}
+
+/** Whether a kernel's process says that it ends, or the server that it has ended: the other states are its own. */
+function ends(message: KernelMessage.IIOPubMessage): boolean {
+  return KernelMessage.isStatusMsg(message)
+    ? !['starting', 'busy', 'idle'].includes(message.content.execution_state)
+    : (message.header.msg_type as string) === 'shutdown_reply';
+}
 
 /** One running kernel. */
 class Link {
@@ -39,30 +60,31 @@ class Link {
 
   /** Ask for its tunnels; from then on it tells what changes. */
   async list(): Promise<void> {
-    const reply = await this.request({ action: 'list' }, true);
-    if (this.kernel.isDisposed) {
-      return;
-    }
-    if (reply?.tunnels) {
-      this.model.told(this.kernel.id, reply.tunnels, reply.now ?? 0);
-    } else if (this.model.knowledge(this.kernel.id) === 'unknown') {
-      // It may have been loaded while nobody answered.
+    const { taken, reply } = this.request({ action: 'list' });
+    const told = reply.then(each => this.take(each));
+    const first = await Promise.race([told, taken]);
+    // Of the two a reply may be the later one: it then corrects this.
+    if (first === 'taken' && this.model.knowledge(this.kernel.id) === 'unknown') {
       this.model.forget(this.kernel.id, 'absent');
     }
   }
 
-  /** Do something with a tunnel; what there is to say about it. Rejects with the one line of an error. */
-  async act(action: Action, tunnel: number, ask: Ask): Promise<string> {
-    let reply = await this.request({ action, tunnel });
+  /**
+   * Do something with a tunnel, or close several; what there is to say about it. Rejects with the one line of an error.
+   */
+  async act(action: Action, tunnel: number | number[], ask: Ask): Promise<string> {
+    const request = this.request({ action, tunnel });
+    if ((await Promise.race([request.taken, request.reply, pause(TAKEN_WITHIN)])) === 'paused') {
+      throw new Error('native code keeps the kernel from answering: this takes effect when that returns');
+    }
+    let reply = await request.reply;
     while (reply?.status === 'question') {
       const value = await ask(reply.text ?? '', reply.echo ?? false);
-      reply = await this.request({ action: 'answer', question: reply.question, value });
+      reply = await this.request({ action: 'answer', question: reply.question, value }).reply;
     }
+    this.take(reply);
     if (!reply) {
       throw new Error('the kernel has ended');
-    }
-    if (reply.tunnels) {
-      this.model.told(this.kernel.id, reply.tunnels, reply.now ?? 0);
     }
     if (reply.status === 'error') {
       throw new Error(reply.text);
@@ -76,8 +98,15 @@ class Link {
     this.kernel.dispose();
   }
 
-  /** Send a request; null where nobody answers it (`probe`: there may be nobody), or the kernel went. */
-  private request(content: Record<string, unknown>, probe = false): Promise<IReply | null> {
+  /** Note what a reply says of the tunnels. */
+  private take(reply: IReply | null): void {
+    if (reply?.tunnels) {
+      this.model.told(this.kernel.id, reply.tunnels, reply.now ?? 0);
+    }
+  }
+
+  /** Send a request. */
+  private request(content: Record<string, unknown>): IRequest {
     const message = KernelMessage.createMessage({
       // The types know the messages of Jupyter alone.
       msgType: REQUEST as 'debug_request',
@@ -87,20 +116,19 @@ class Link {
       content: content as unknown as KernelMessage.IDebugRequestMsg['content']
     });
     const future = this.kernel.sendControlMessage(message, true, true);
-    return new Promise(resolve => {
-      future.onReply = reply => {
-        this.spoken(reply.header.session);
-        resolve(reply.content as unknown as IReply);
-      };
-      future.onIOPub = ({ header, content }) => {
-        const done = header.msg_type === 'status' && (content as { execution_state: string }).execution_state === 'idle';
-        if (done && probe) {
-          window.setTimeout(() => future.dispose(), REPLY_MAY_LAG);
+    const taken = new Promise<'taken'>(resolve => {
+      future.onIOPub = message => {
+        if (KernelMessage.isStatusMsg(message) && message.content.execution_state === 'idle') {
+          resolve('taken');
         }
       };
-      // It is disposed by us, by a restart, or with the connection.
+    });
+    const reply = new Promise<IReply | null>(resolve => {
+      future.onReply = ({ content }) => resolve(content as unknown as IReply);
+      // It is disposed by a restart, or with the connection.
       future.done.catch(() => resolve(null));
     });
+    return { taken, reply };
   }
 
   /**
@@ -116,14 +144,6 @@ class Link {
 
   /** A message that every front-end gets. */
   private heard(_: unknown, message: KernelMessage.IIOPubMessage): void {
-    if (message.header.session === this.kernel.clientId) {
-      // The server, in our name: the process has died.
-      if (KernelMessage.isStatusMsg(message)) {
-        this.model.forget(this.kernel.id, 'unknown');
-      }
-      return;
-    }
-    this.spoken(message.header.session);
     if (KernelMessage.isCommMsgMsg(message) && message.content.comm_id === COMM) {
       const data = message.content.data as { loaded?: boolean; tunnels?: ITunnel[]; now?: number; last?: boolean };
       if (data.loaded === false) {
@@ -134,22 +154,20 @@ class Link {
       if (data.loaded || data.last) {
         void this.list();
       }
+    } else if (ends(message)) {
+      this.model.forget(this.kernel.id, 'absent');
+    } else if (KernelMessage.isStatusMsg(message)) {
+      const { session } = message.header;
+      if (this.session && this.session !== session) {
+        // Another process. It was started by somebody else, and its `starting` may have been missed.
+        this.model.forget(this.kernel.id, 'unknown');
+        void this.list();
+      }
+      this.session = session;
     }
   }
 
-  /**
-   * Each process of a kernel speaks in a session of its own: another one tells of a restart. (The first words of a
-   * process, `starting` among them, may be said before anybody hears them.)
-   */
-  private spoken(session: string): void {
-    const restarted = this.session && session !== this.session;
-    this.session = session;
-    if (restarted) {
-      this.model.forget(this.kernel.id, 'unknown');
-      void this.list();
-    }
-  }
-
+  /** The kernel's process, as its messages name it. */
   private session = '';
 }
 
@@ -172,15 +190,17 @@ export class Links {
     this.follow();
   }
 
-  /** Ask every kernel anew. */
+  /** Ask every kernel that has xec_forward anew. Who does not answer is not waited for. */
   async refresh(): Promise<void> {
     await this.start();
     await Promise.all([this.services.kernels.refreshRunning(), this.services.sessions.refreshRunning()]);
-    await Promise.all([...this._links.values()].map(link => link.list()));
+    const loaded = [...this._links].filter(([id]) => this.model.knowledge(id) === 'loaded');
+    const answers = [this.model.settled(), ...loaded.map(([, link]) => link.list())];
+    await Promise.race([Promise.all(answers), pause(ANSWERED_WITHIN)]);
   }
 
   /** See Link. */
-  act(kernel: string, action: Action, tunnel: number, ask: Ask): Promise<string> {
+  act(kernel: string, action: Action, tunnel: number | number[], ask: Ask): Promise<string> {
     const link = this._links.get(kernel);
     return link ? link.act(action, tunnel, ask) : Promise.reject(new Error('the kernel has ended'));
   }

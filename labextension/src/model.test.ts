@@ -1,6 +1,9 @@
 import { describe, expect, it } from 'vitest';
 
-import { ITunnel, Model, aged, changes, clients, counted, duration, polyline, traffic } from './model';
+// What render/words.py is held to as well.
+import durations from '../../tests/data/durations.json';
+
+import { ITunnel, Model, aged, changes, counted, duration, farewell, polyline } from './model';
 
 const KERNEL = { id: 'k', title: 'orders.ipynb', path: 'work/orders.ipynb' };
 
@@ -14,21 +17,13 @@ function tunnel(more: Partial<ITunnel> = {}): ITunnel {
     open: true,
     way: ['127.0.0.1:5432', 'bastion', 'pg.vpc:5432'],
     address: '127.0.0.1:5432',
-    clients: 0,
-    parked: 0,
-    clients_total: 0,
-    rejected: 0,
-    refused: 0,
-    sent: '0 B',
-    received: '0 B',
+    how: [],
+    times: [],
     rate: '',
     line: [],
     error: '',
     hint: '',
     notes: [],
-    since: 0,
-    opened: 0,
-    closes: 0,
     ...more
   };
 }
@@ -76,9 +71,14 @@ describe('Model', () => {
   it('reckons ages by the clock of the kernel', () => {
     let now = 1000;
     const made = model(() => now);
-    made.told('k', [tunnel({ opened: 5000 })], 5010);
+    const times: [string, number][] = [
+      ['up', 5000],
+      ['closes in', 5130]
+    ];
+    made.told('k', [tunnel({ times })], 5010);
     now += 5;
-    expect(made.ago(made.kernels[0], 5000)).toBe(15);
+    const [kernel] = made.kernels;
+    expect(made.ages(kernel, kernel.tunnels[0])).toBe('up 15 s, closes in 1 min');
   });
 
   it('lets a line move on while nothing is told', () => {
@@ -99,6 +99,29 @@ describe('Model', () => {
     made.told('k', [], 1000);
     expect(heard).toEqual(['pg is reconnecting', 'pg is closed']);
   });
+
+  it('says in one what changed at once', () => {
+    const made = model();
+    const heard: string[] = [];
+    made.news.connect((_, text) => heard.push(text));
+    made.told('k', [tunnel(), tunnel({ tunnel: 2, name: 'cache' })], 1000);
+    made.told('k', [tunnel({ state: 'waiting' })], 1000);
+    expect(heard).toEqual(['pg is waiting, cache is closed']);
+  });
+
+  it('is settled when no kernel is left that has not answered', async () => {
+    const made = model();
+    made.running([KERNEL, { ...KERNEL, id: 'l' }]);
+    let settled = false;
+    const done = made.settled().then(() => (settled = true));
+    made.told('k', [], 1000);
+    await Promise.resolve();
+    expect(settled).toBe(false);
+    made.forget('l', 'absent');
+    await done;
+    expect(settled).toBe(true);
+    await made.settled();
+  });
 });
 
 describe('words', () => {
@@ -108,28 +131,20 @@ describe('words', () => {
     expect(changes(before, after)).toEqual(['pg is waiting', 'web is opening', 'cache is closed']);
   });
 
-  it.each([
-    [-3, '0 s'],
-    [59.9, '59 s'],
-    [60, '1 min'],
-    [3600, '1 h'],
-    [3900, '1 h 5 min'],
-    [86400, '1 d'],
-    [93600, '1 d 2 h']
-  ])('says %d seconds as %s', (seconds, text) => expect(duration(seconds)).toBe(text));
-
-  it('says who uses a tunnel', () => {
-    expect(clients(tunnel())).toBe('');
-    expect(clients(tunnel({ clients_total: 2 }))).toBe('no clients now, 2 in all');
-    expect(clients(tunnel({ clients: 1, clients_total: 1 }))).toBe('1 client now, 1 in all');
-    expect(clients(tunnel({ clients: 3, parked: 1, clients_total: 4 }))).toBe('3 clients now (1 waiting), 4 in all');
+  it.each(durations as [number, string][])('says %d seconds as %s', (seconds, text) => {
+    expect(duration(seconds)).toBe(text);
   });
 
-  it('says what went through, and what did not', () => {
-    expect(traffic(tunnel())).toBe('');
-    expect(traffic(tunnel({ rejected: 2 }))).toBe('2 rejected');
-    const used = tunnel({ clients_total: 1, sent: '1 kB', received: '2 MB', refused: 1 });
-    expect(traffic(used)).toBe('1 kB sent, 2 MB received, 1 refused');
+  it('says what there is to close, and who has not answered', () => {
+    const made = model();
+    made.told('k', [tunnel(), tunnel({ tunnel: 2, name: 'cache' })], 1000);
+    expect(farewell(made.kernels)).toBe('2 tunnels will be closed: pg, cache.');
+    made.told('k', [], 1000);
+    expect(farewell(made.kernels)).toBe('No tunnel is open.');
+    made.running([KERNEL, { ...KERNEL, id: 'l', title: 'busy.ipynb' }]);
+    expect(farewell(made.kernels)).toBe(
+      'No tunnel is open. Without an answer, and left as they are: busy.ipynb.'
+    );
   });
 
   it('counts', () => expect([0, 1, 2].map(counted)).toEqual(['no tunnels', '1 tunnel', '2 tunnels']));

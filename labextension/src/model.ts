@@ -12,21 +12,13 @@ export interface ITunnel {
   open: boolean;
   way: string[];
   address: string;
-  clients: number;
-  parked: number;
-  clients_total: number;
-  rejected: number;
-  refused: number;
-  sent: string;
-  received: string;
+  how: string[];
+  times: [string, number][];
   rate: string;
   line: number[];
   error: string;
   hint: string;
   notes: string[];
-  since: number;
-  opened: number;
-  closes: number;
 }
 
 /** A running kernel: its id, and what a person calls it. */
@@ -105,8 +97,10 @@ export class Model {
     const told = this.clock();
     Object.assign(kernel, { knowledge: 'loaded', tunnels, told, ahead: now - told });
     this._changed.emit();
-    if (!first) {
-      changes(before, tunnels).forEach(text => this._news.emit(text));
+    const said = first ? [] : changes(before, tunnels);
+    if (said.length) {
+      // In one: what is said next is said in its place.
+      this._news.emit(said.join(', '));
     }
   }
 
@@ -119,9 +113,24 @@ export class Model {
     }
   }
 
-  /** How long ago something was, or will be (below 0), in seconds; the moment is the kernel's. */
-  ago(kernel: IKernel, moment: number): number {
-    return this.clock() + kernel.ahead - moment;
+  /** Resolves once every kernel has answered. */
+  settled(): Promise<void> {
+    return new Promise(resolve => {
+      const look = () => {
+        if (this.kernels.every(kernel => kernel.knowledge !== 'unknown')) {
+          this._changed.disconnect(look);
+          resolve();
+        }
+      };
+      this._changed.connect(look);
+      look();
+    });
+  }
+
+  /** The times of a tunnel as they stand now, in words; the moments are those of the kernel's clock. */
+  ages(kernel: IKernel, tunnel: ITunnel): string {
+    const now = this.clock() + kernel.ahead;
+    return tunnel.times.map(([word, moment]) => `${word} ${duration(Math.abs(now - moment))}`).join(', ');
   }
 
   /** The points of a tunnel's line as it stands now: nothing has moved since it was told. */
@@ -157,7 +166,7 @@ export function polyline(line: number[], width: number, height: number): string 
   return line.map((value, i) => `${(i * step).toFixed(1)},${(height - (value / most) * height).toFixed(1)}`).join(' ');
 }
 
-/** How long something lasts, in the two largest units at most; as render.py says it. */
+/** How long something lasts, in the two largest units at most: `duration` of render/words.py. */
 export function duration(seconds: number): string {
   const whole = Math.max(0, Math.floor(seconds));
   if (whole < 60) {
@@ -175,22 +184,15 @@ export function duration(seconds: number): string {
   return hours % 24 ? `${days} d ${hours % 24} h` : `${days} d`;
 }
 
-/** Who uses a tunnel now, and how many have; "" where nobody has. */
-export function clients({ clients, parked, clients_total }: ITunnel): string {
-  if (!clients_total) {
-    return '';
-  }
-  const waiting = parked ? ` (${parked} waiting)` : '';
-  return `${clients || 'no'} ${clients === 1 ? 'client' : 'clients'} now${waiting}, ${clients_total} in all`;
-}
-
-/** What went through a tunnel, and what did not; "" where nobody has used it. */
-export function traffic({ clients_total, sent, received, rejected, refused }: ITunnel): string {
-  const troubles = [rejected && `${rejected} rejected`, refused && `${refused} refused`];
-  return [clients_total && `${sent} sent, ${received} received`, ...troubles].filter(text => text).join(', ');
-}
-
 /** A number of tunnels in words. */
 export function counted(tunnels: number): string {
   return `${tunnels || 'no'} ${tunnels === 1 ? 'tunnel' : 'tunnels'}`;
+}
+
+/** What there is to close, and of whom that is not known. */
+export function farewell(kernels: IKernel[]): string {
+  const names = kernels.flatMap(kernel => kernel.tunnels.map(tunnel => tunnel.name));
+  const silent = kernels.filter(kernel => kernel.knowledge === 'unknown').map(kernel => kernel.title);
+  const closing = names.length ? `${counted(names.length)} will be closed: ${names.join(', ')}.` : 'No tunnel is open.';
+  return silent.length ? `${closing} Without an answer, and left as they are: ${silent.join(', ')}.` : closing;
 }

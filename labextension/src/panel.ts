@@ -12,6 +12,15 @@ import { Row, element } from './row';
 // How often ages are brought up to date while the panel is seen, in milliseconds.
 const TICK = 1000;
 
+// What to type stands in backquotes.
+const NO_KERNEL = 'No kernel has tunnels yet. In a cell of a notebook, `%load_ext xec_forward` makes a start.';
+const NO_TUNNEL = 'No tunnel is open. In a cell, `%forward --panel` shows a form that opens one.';
+
+/** A text in which some is code. */
+function prose(text: string): (string | Node)[] {
+  return text.split('`').map((part, i) => (i % 2 ? element('code', 'xf-Code', part) : part));
+}
+
 class Section {
   readonly node = element('section', 'xf-Section');
 
@@ -19,6 +28,7 @@ class Section {
     private model: Model,
     private links: Links
   ) {
+    this.nothing.append(...prose(NO_TUNNEL));
     this.node.append(this.title, this.list, this.nothing);
   }
 
@@ -68,7 +78,7 @@ class Section {
   private rows = new Map<number, Row>();
   private title = Object.assign(element('h3', 'xf-Section-title'), { tabIndex: -1 });
   private list = element('ul', 'xf-Section-list');
-  private nothing = element('p', 'xf-Note', 'No tunnel is open.');
+  private nothing = element('p', 'xf-Note');
 }
 
 export class Panel extends Widget {
@@ -132,12 +142,13 @@ export class Panel extends Widget {
     const others = this.model.kernels.filter(kernel => kernel.knowledge === 'absent').length;
     let text = '';
     if (!loaded) {
-      text = 'No kernel has tunnels. In a notebook: %load_ext xec_forward, then %forward --help.';
+      text = NO_KERNEL;
     } else if (others) {
       text = others === 1 ? 'One more kernel has not loaded xec_forward.' : `${others} more kernels have not loaded it.`;
     }
-    if (this.note.textContent !== text) {
-      this.note.textContent = text;
+    if (this.noted !== text) {
+      this.noted = text;
+      this.note.replaceChildren(...prose(text));
     }
     this.note.hidden = !text;
   }
@@ -145,6 +156,7 @@ export class Panel extends Widget {
   private sections = new Map<string, Section>();
   private body = element('div', 'xf-Body');
   private note = element('p', 'xf-Note');
+  private noted = '';
   private heard = element('div', 'xf-Heard');
   private timer = 0;
 }

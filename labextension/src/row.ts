@@ -3,7 +3,7 @@
 import { Clipboard } from '@jupyterlab/apputils';
 
 import { Action } from './link';
-import { IKernel, ITunnel, Model, clients, duration, polyline, traffic } from './model';
+import { IKernel, ITunnel, Model, polyline } from './model';
 
 const SVG = 'http://www.w3.org/2000/svg';
 const WIDTH = 90;
@@ -53,7 +53,7 @@ export class Row {
     this.message.setAttribute('role', 'alert');
     const buttons = element('div', 'xf-Row-buttons');
     buttons.append(...this.buttons.values());
-    this.node.append(head, this.way, this.clients, this.bytes, moves, this.error, this.hint, this.notes);
+    this.node.append(head, this.way, this.how, moves, this.error, this.hint, this.notes);
     this.node.append(buttons, this.message);
     this.node.dataset.tunnel = tunnel.name;
     for (const [action, button] of this.buttons) {
@@ -69,16 +69,16 @@ export class Row {
     say(this.name, name);
     say(this.sign, tunnel.sign);
     say(this.word, state);
-    say(this.age, this.ages(kernel));
+    say(this.age, this.model.ages(kernel, tunnel));
     this.showWay();
-    say(this.clients, clients(tunnel));
-    say(this.bytes, traffic(tunnel));
+    say(this.how, tunnel.how.join('\n'));
     this.showMoves(kernel);
     say(this.error, tunnel.error);
-    say(this.hint, state === 'waiting' ? 'Reconnect logs in again' : tunnel.hint);
+    say(this.hint, tunnel.hint);
     say(this.notes, tunnel.notes.join('\n'));
     for (const [action, button] of this.buttons) {
-      const words = { close: 'Close', reconnect: 'Reconnect', copy: 'Copy the address of', doctor: 'Examine' };
+      // What stands on a button is in its name: who speaks to the page says what they see.
+      const words = { close: 'Close', reconnect: 'Reconnect', copy: 'Copy address of', doctor: 'Doctor:' };
       button.setAttribute('aria-label', `${words[action]} ${name}`);
       button.title = `${words[action]} ${name}`;
     }
@@ -93,13 +93,6 @@ export class Row {
 
   focus(): void {
     this.button('close').focus();
-  }
-
-  private ages(kernel: IKernel): string {
-    const { closes, opened, open } = this.tunnel;
-    const up = open && opened ? `up ${duration(this.model.ago(kernel, opened))}` : '';
-    const left = open && closes ? `closes in ${duration(-this.model.ago(kernel, closes))}` : '';
-    return [up, left].filter(text => text).join(', ');
   }
 
   private showWay(): void {
@@ -162,8 +155,7 @@ export class Row {
   private word = element('span', 'xf-Row-word');
   private age = element('span', 'xf-Row-age');
   private way = element('div', 'xf-Row-way');
-  private clients = element('div', 'xf-Row-traffic');
-  private bytes = element('div', 'xf-Row-traffic');
+  private how = element('div', 'xf-Row-how');
   private chart = document.createElementNS(SVG, 'svg');
   private curve = document.createElementNS(SVG, 'polyline');
   private rate = element('span', 'xf-Row-rate');

@@ -169,3 +169,13 @@ def show(page: Page) -> None:
     """Show the panel by its command."""
     page.evaluate("window.jupyterapp.commands.execute('xec_forward:show')")
     page.get_by_role("region", name="Tunnels", exact=True).wait_for()
+
+
+def change_theme(page: Page, theme: str) -> None:
+    """Change JupyterLab's theme to `light` or `dark`."""
+    named = f"{{ theme: 'JupyterLab {theme.title()}' }}"
+    page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {named})")
+    page.wait_for_function(
+        f"document.body.dataset.jpThemeLight === '{str(theme == 'light').lower()}'", timeout=HAPPENS_WITHIN
+    )
+    expect(page.locator("#jupyterlab-splash")).to_have_count(0)

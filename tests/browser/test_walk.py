@@ -41,14 +41,17 @@ def run(page: Page, code: str) -> Locator:
 def test_form_query_hung_query_and_close_all(
     lab: Lab, door: Sshd, postgres: Postgres, opened: Open, hung: Callable[[], bool]
 ) -> None:
-    page = opened(lab.write_notebook("sales.ipynb", ""))
+    page = opened(lab.write_notebook("sales.ipynb", ""), panel=False)
     expect(page.get_by_role("button", name="Python 3 (ipykernel) | Idle")).to_be_visible()
     page.keyboard.press("Control+B")  # the file browser makes room
     expect(page.locator("#jp-left-stack")).to_be_hidden()
     sidebar = page.get_by_role("region", name="Tunnels", exact=True)
-    run(page, "%load_ext xec_forward")
-    expect(page.get_by_role("region", name="Tunnels of sales.ipynb")).to_contain_text("No tunnel is open.")
-    panel = run(page, "%forward --panel").locator(".jp-OutputArea-output")
+    # What to type is in the sidebar, and the sidebar behind its icon.
+    page.get_by_title("Tunnels", exact=True).click()
+    run(page, sidebar.locator("code").inner_text())
+    section = page.get_by_role("region", name="Tunnels of sales.ipynb")
+    expect(section).to_contain_text("No tunnel is open.")
+    panel = run(page, section.locator("code").inner_text()).locator(".jp-OutputArea-output")
     expect(panel).to_contain_text("no tunnel is open")
 
     # The form, in the order of its fields; what to write is in them.
@@ -81,7 +84,7 @@ def test_form_query_hung_query_and_close_all(
     stuck = run(page, "db.execute('select pg_sleep(300)')")
     wait_until(hung, "the query does not run")
     expect(stuck.locator(".jp-InputPrompt")).to_have_text("[*]:")
-    stuck.scroll_into_view_if_needed()
+    query.evaluate("node => node.scrollIntoView()")
     shoot(page, "sidebar")
     sidebar.get_by_role("button", name="Close pg").click()
     expect(stuck.locator(".jp-OutputArea")).to_contain_text("OperationalError", timeout=5000)

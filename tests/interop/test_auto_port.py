@@ -100,6 +100,17 @@ def test_unwritten_port_counts_up_from_the_far_one(bastion: Sshd, services: Serv
         assert f"local port {tunnel.local_port}, because {services.echo}" in " ".join(tunnel.snapshot.notes)
 
 
+def test_tunnel_that_has_failed_holds_no_port_and_speaks_of_none(bastion: Sshd, services: Services) -> None:
+    # Its far end refuses on a port that is held on this machine, too.
+    wanted = [
+        {"name": "good", "remote_host": bastion.far(), "remote_port": services.echo, "local_port": 0},
+        {"name": "bad", "remote_host": bastion.far(), "remote_port": services.refused},
+    ]
+    with xf.ssh("bastion").forward_multiple(wanted) as group:
+        assert group.bad.state is xf.TunnelState.FAILED
+        assert not any("local port" in note for note in group.bad.snapshot.notes)
+
+
 def test_our_own_tunnel_is_a_taken_port_like_any_other(bastion: Sshd, services: Services) -> None:
     with taken(0, spare=4) as first, open_at(services, first) as one, open_at(services, first) as two:
         assert (one.local_port, two.local_port) == (first, first + 1)

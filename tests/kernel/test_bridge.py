@@ -142,7 +142,7 @@ def quiet(frontend: Frontend, name: str) -> dict[str, Any]:
 
     def found() -> bool:
         row = frontend.tunnel(name)
-        return row["clients"] == 1 and row["sent"] != "0 B" and not row["rate"]
+        return row["how"] and "1 client now" in row["how"][0] and "0 B sent" not in row["how"][1] and not row["rate"]
 
     wait_until(found, f"{name} is not quiet")
     return frontend.tunnel(name)
@@ -212,9 +212,10 @@ def test_row_says_what_the_card_says(kernel: Kernel, bastion: Sshd, services: Se
     assert (row["state"], row["sign"], row["open"], row["kind"]) == ("ready", "●", True, "local")
     assert row["way"] == [f"127.0.0.1:{port}", "bastion", f"{bastion.far()}:{services.echo}"]
     assert row["address"] == f"127.0.0.1:{port}"
-    assert (row["clients"], row["error"], row["hint"]) == (0, "", "")
+    assert (row["how"], row["error"], row["hint"]) == ([], "", "")
     assert len(row["line"]) == 30
-    assert row["closes"] - row["opened"] == 3600
+    (up, opened_at), (closes, closes_at) = row["times"]
+    assert (up, closes, closes_at - opened_at) == ("up", "closes in", 3600)
 
 
 def test_changes_are_told_and_nothing_else_is(
@@ -229,11 +230,11 @@ def test_changes_are_told_and_nothing_else_is(
         "    while len(s.recv(100_000, socket.MSG_PEEK)) < 60_000: pass"
     )
     kernel.run(talk).ok()
-    moved = frontend.told(lambda data: data["tunnels"][0]["received"] == "60 kB")["tunnels"][0]
-    assert moved["sent"] == "60 kB"
+    moved = frontend.told(lambda data: "60 kB sent, 60 kB received" in data["tunnels"][0]["how"])["tunnels"][0]
     assert moved["rate"].endswith("kB/s")
     assert 119_000 < sum(moved["line"]) <= 120_000
-    assert frontend.told(lambda data: not data["tunnels"][0]["rate"])["tunnels"][0]["clients_total"] == 1
+    still = frontend.told(lambda data: not data["tunnels"][0]["rate"])["tunnels"][0]
+    assert still["how"][0] == "no clients now, 1 in all"
     assert frontend.silent(3)
 
 

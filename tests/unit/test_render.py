@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from pathlib import Path
 
 import pytest
 
@@ -215,8 +216,39 @@ def test_facts_are_plain_json() -> None:
     told = facts.json()
     assert json.loads(json.dumps(told)) == told
     assert (told["error"], told["hint"]) == ("ECONNREFUSED pg.vpc:5432: connection refused", "is it running?")
-    assert (told["sent"], told["received"], told["rate"], told["line"]) == ("1.2 kB", "3.4 MB", "1.0 kB/s", [1, 2])
-    assert (told["rejected"], told["refused"], told["closes"]) == (1, 2, NOW - 660)
+    assert told["how"] == ["1 client now, 4 in all", "1.2 kB sent, 3.4 MB received, 1 rejected, 2 refused"]
+    assert (told["times"], told["rate"], told["line"]) == (
+        [["up", NOW - 720], ["closes in", NOW - 660]],
+        "1.0 kB/s",
+        [1, 2],
+    )
+
+
+@pytest.mark.parametrize("state", [state for state in TunnelState if state is not TunnelState.WAITING])
+def test_sidebar_is_told_what_the_card_says(state: TunnelState) -> None:
+    fault = Fault("RefusedError", "ECONNREFUSED", "connection refused", "pg.vpc:5432", "is it running?")
+    steps = (Step("ssh", 0.52, "ok"), Step("target"))
+    counters = Counters(1, 1, 4, 1200, 3_400_000, 2)
+    snapshot = _changed(state=state, since=NOW - 90, steps=steps, counters=counters, error=fault, notes=("n",))
+    facts = Facts(snapshot, ttl=3600)
+    card, told = Card(facts, now=NOW).plain(), facts.json()
+    ages = [] if state is TunnelState.OPENING else facts.ages(NOW)
+    said = [told["name"], told["state"], *told["way"], *told["notes"], told["error"], told["hint"], *ages]
+    assert [text for text in said if text not in card] == []
+    # While it opens the card's step counts its seconds, and the sidebar its age.
+    assert all(part in card for line in told["how"] for part in line.removesuffix("...").split(", "))
+
+
+def test_state_that_is_not_ready_says_for_how_long() -> None:
+    snapshot = _changed(state=TunnelState.RECONNECTING, since=NOW - 90)
+    assert Card(snapshot, now=NOW).plain().endswith("for 1 min")
+    assert Facts(snapshot).json()["times"] == [["for", NOW - 90]]
+
+
+def test_waiting_tunnel_says_which_way_on_there_is() -> None:
+    snapshot = _changed(state=TunnelState.WAITING)
+    assert "%forward --reconnect pg logs in again" in Card(snapshot, now=NOW).plain()
+    assert Facts(snapshot).json()["hint"] == "Reconnect logs in again"
 
 
 def test_empty_table_says_so() -> None:
@@ -234,18 +266,11 @@ def test_port_of_the_target_itself_is_written_out() -> None:
     assert way(_changed(connect=":5432")) == "127.0.0.1:5432 -> bastion -> localhost:5432"
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0, "0 s"),
-        (59.9, "59 s"),
-        (60, "1 min"),
-        (720, "12 min"),
-        (3600, "1 h"),
-        (11100, "3 h 5 min"),
-        (90000, "1 d 1 h"),
-    ],
-)
+# The sidebar's own are held to the same.
+DURATIONS = json.loads((Path(__file__).parents[1] / "data" / "durations.json").read_text())
+
+
+@pytest.mark.parametrize(("seconds", "text"), DURATIONS)
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 

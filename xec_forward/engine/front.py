@@ -22,7 +22,7 @@ class Front(ABC):
     Attributes:
         relay: its clients.
         bound: where it listens, None before that.
-        notes: what the user should know about it.
+        notes: what the user should know about it, while it is held.
     """
 
     def __init__(self, relay: Relay) -> None:
@@ -83,7 +83,7 @@ class LocalFront(Front):
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
-        self.bound = None
+        self.bound, self.notes = None, []
 
 
 class RemoteFront(Front):
@@ -115,4 +115,4 @@ class RemoteFront(Front):
         listener, self._listener = self._listener, None
         if listener is not None:
             await listener.close()
-        self.bound = None
+        self.bound, self.notes = None, []

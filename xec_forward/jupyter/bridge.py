@@ -8,7 +8,7 @@ Out     iopub messages without a parent, under a comm id of their own. They need
         at most twice a second, and only once somebody has asked.
 
     list                 changes are told from then on
-    close      tunnel    its clients are reset, its port is free
+    close      tunnel    its clients are reset, its port is free; for several at once, a list of them
     reconnect  tunnel    it is ready again
     doctor     tunnel    `text`: what was found
     answer     question, value (None: no answer)
@@ -140,23 +140,24 @@ class Bridge:
             request.fail(f"there is no action {action}")
 
     def _begin(self, action: str, number: object, request: Request) -> None:
-        tunnel = self._tunnels().get(number)
-        if tunnel is None:
+        known, wanted = self._tunnels(), number if isinstance(number, list) else [number]
+        tunnels = [known[each] for each in wanted if each in known]
+        if not tunnels:
             request.fail("there is no such tunnel any more")
         elif not self._places.acquire(blocking=False):
             request.fail(f"{MAX_ACTIONS} actions are under way; wait until one has ended")
         else:
             threading.Thread(
-                target=self._run, args=(action, tunnel, request), name=f"xec_forward {action}", daemon=True
+                target=self._run, args=(action, tunnels, request), name=f"xec_forward {action}", daemon=True
             ).start()
 
-    def _run(self, action: str, tunnel: Any, request: Request) -> None:
+    def _run(self, action: str, tunnels: list[Any], request: Request) -> None:
         from .bridge_actions import Exchange
 
         exchange = Exchange(action, request, self._state)
         self._under_way[exchange.number] = exchange
         try:
-            exchange.run(tunnel, list(self._under_way.values()))
+            exchange.run(tunnels, list(self._under_way.values()))
         finally:
             del self._under_way[exchange.number]
             self._places.release()

@@ -6,7 +6,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..client.doctor import SilentStages
@@ -48,22 +48,23 @@ class Exchange:
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._asking = False
 
-    def run(self, tunnel: Tunnel, others: Iterable[Exchange]) -> None:
+    def run(self, tunnels: Sequence[Tunnel], others: Iterable[Exchange]) -> None:
         """Do it, and reply. Never raises.
 
         Args:
+            tunnels: one; to close, several.
             others: all that are under way.
         """
         try:
             match self._action:
                 case "close":
-                    tunnel.close()
+                    tunnels[0].session.close(tunnels)
                     text = ""
                 case "reconnect":
-                    self._reconnect(tunnel, others)
+                    self._reconnect(tunnels[0], others)
                     text = ""
                 case _:
-                    text = self._examine(tunnel)
+                    text = self._examine(tunnels[0])
         except ForwardError as error:
             self._request.fail(str(error))
         except Exception as error:

@@ -51,7 +51,7 @@ class Press:
         self._done(f"{text}. {in_a_cell(self._line())}" if self._asked else text)
 
     def _run(self) -> None:
-        self._exchange.run(self._tunnel, ())
+        self._exchange.run([self._tunnel], ())
 
     def _line(self) -> str:
         if self._action == "reconnect":

@@ -8,10 +8,9 @@ from html import escape
 
 from ..model import Snapshot, TunnelState
 from .facts import Facts, way, way_on
-from .progress import steps
 from .sparkline import sparkline
 from .view import View, dim, hops, lines, movement, signed
-from .words import clock, opening
+from .words import clock, opening, steps
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -41,26 +40,23 @@ class Card(View):
     def _how(self, facts: Facts) -> list[str]:
         """How it went, or fares."""
         if self.reused:
-            up = facts.up(self.now)
-            return ["reused", *([f"up {up}"] if up else []), *self._end(facts)]
+            return ["reused", *self._times(facts)]
         if self.fresh:
             return [*filter(None, [opening(facts.snapshot.steps)]), *self._end(facts)]
         if facts.snapshot.state is TunnelState.OPENING:
             return steps(facts.snapshot, None if self.lasting else self.now)
-        return [*filter(None, [self._age(facts), *self._end(facts), facts.traffic])]
+        return [*self._times(facts), *filter(None, [facts.traffic])]
 
-    def _age(self, facts: Facts) -> str:
-        if self.lasting:
-            since = facts.snapshot.since
-            return f"since {clock(since, self.now)}" if since else ""
-        up = facts.up(self.now)
-        return f"up {up}" if up else ""
+    def _times(self, facts: Facts) -> list[str]:
+        if not self.lasting:
+            return facts.ages(self.now)
+        since = facts.snapshot.since
+        return [*([f"since {clock(since, self.now)}"] if since else []), *self._end(facts)]
 
     def _end(self, facts: Facts) -> list[str]:
         if not facts.closes:
             return []
-        at = f"at {clock(facts.closes, self.now)}" if self.lasting else f"in {facts.left(self.now)}"
-        return [f"closes {at}"]
+        return [f"closes at {clock(facts.closes, self.now)}" if self.lasting else f"closes in {facts.left(self.now)}"]
 
     def _lines(self, snapshot: Snapshot) -> list[str]:
         """What stands under the head."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import from_code
 from ..model import Snapshot, TunnelState
-from .words import duration, size, speed
+from .words import duration, size, speed, steps
 
 SIGNS = {
     TunnelState.IDLE: "○",
@@ -77,7 +77,12 @@ class Facts:
     @property
     def traffic(self) -> str:
         """Who uses it and what went through it, "" where nothing has: `1 client now, 4 in all, 1 kB sent, ...`."""
-        parts = [self.users, f"{self.sent} sent, {self.received} received"] if self.users else []
+        return ", ".join(filter(None, [self.users, self.moved]))
+
+    @property
+    def moved(self) -> str:
+        """What went through it, and what did not, "" where nothing has: `1 kB sent, 2 MB received, 3 refused`."""
+        parts = [f"{self.sent} sent, {self.received} received"] if self.users else []
         return ", ".join([*parts, *(f"{count} {word}" for word, count in self.troubles.items() if count)])
 
     @property
@@ -114,6 +119,20 @@ class Facts:
             return "", ""
         return str(from_code(fault.kind, fault.message, hop=fault.hop)), fault.hint
 
+    @property
+    def times(self) -> list[tuple[str, float]]:
+        """What grows older by itself: a word, and the moment (seconds since the epoch) that it counts from, or to.
+
+        `up` since it was first ready, or `for` since it entered another state; `closes in` where its ttl ends it.
+        """
+        snapshot = self.snapshot
+        age = ("up", snapshot.opened) if snapshot.state is TunnelState.READY else ("for", snapshot.since)
+        return [(word, moment) for word, moment in (age, ("closes in", self.closes)) if moment]
+
+    def ages(self, now: float) -> list[str]:
+        """The same in words: `up 12 min`, `closes in 48 min`."""
+        return [f"{word} {duration(abs(now - moment))}" for word, moment in self.times]
+
     def up(self, now: float) -> str:
         """For how long it has been there since it was first ready, "" where it was not: `12 min`."""
         return duration(now - self.snapshot.opened) if self.snapshot.opened and self.open else ""
@@ -127,15 +146,13 @@ class Facts:
 
         state, sign: the word, and the sign that goes with it; open: whether it counts as open.
         way: listener, hops, far end; address: where clients connect.
-        clients, parked, clients_total: now, waiting for the link, and in all.
-        rejected, refused: turned away here, and by the far side.
-        sent, received, rate: as text; rate is "" while nothing moves. line: as it is here.
-        error, hint: the last error without its hint, and that; both "" where there is none.
-        since, opened, closes: seconds since the epoch: when it entered its state, first became ready, and will be
-            closed by its ttl; 0 where there is no such time.
+        how: lines: while it opens its steps, and then who uses it and what went through it.
+        times: as they are here. rate: as text, "" while nothing moves; line: as it is here.
+        error, hint: the last error without its hint, and that, or what a waiting one waits for; "" where there is none.
         """
-        snapshot, counters = self.snapshot, self.snapshot.counters
+        snapshot = self.snapshot
         error, hint = self.fault
+        opening = snapshot.state is TunnelState.OPENING
         return {
             "tunnel": snapshot.tunnel,
             "name": snapshot.name,
@@ -145,20 +162,13 @@ class Facts:
             "open": self.open,
             "way": list(snapshot.way),
             "address": snapshot.listen,
-            "clients": counters.clients,
-            "parked": counters.parked,
-            "clients_total": counters.clients_total,
-            **self.troubles,
-            "sent": self.sent,
-            "received": self.received,
+            "how": [", ".join(steps(snapshot, None))] if opening else [*filter(None, [self.users, self.moved])],
+            "times": [list(time) for time in self.times],
             "rate": self.speed,
             "line": list(self.line),
             "error": error,
-            "hint": hint,
+            "hint": "Reconnect logs in again" if snapshot.state is TunnelState.WAITING else hint,
             "notes": list(snapshot.notes),
-            "since": snapshot.since,
-            "opened": snapshot.opened,
-            "closes": self.closes,
         }
 
 

@@ -9,7 +9,7 @@ from html import escape
 from ..model import Snapshot
 from .facts import way
 from .view import View, block
-from .words import short_seconds
+from .words import steps
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -29,20 +29,3 @@ class Progress(View):
 
     def html(self) -> str:
         return block(escape(self.plain()))
-
-
-def steps(snapshot: Snapshot, now: float | None) -> list[str]:
-    """How far an opening has come, a step each.
-
-    Args:
-        now: seconds since the epoch; None: without how long the step that runs has taken.
-    """
-    parts = []
-    for step in snapshot.steps:
-        if step.seconds is not None:
-            parts.append(f"{step.name} {short_seconds(step.seconds)} s")
-        else:
-            what = f" ({snapshot.waiting})" if snapshot.waiting else ""
-            long = "" if now is None else f" for {max(0.0, now - snapshot.step_since):.0f} s"
-            parts.append(f"{step.name}{what}{long}...")
-    return parts

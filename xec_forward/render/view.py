@@ -71,8 +71,9 @@ def lines(content: Iterable[str]) -> str:
 
 
 def dim(text: str) -> str:
-    """A text that counts less."""
-    return f'<span style="{_DIM}">{escape(text)}</span>'
+    """A text that counts less; it breaks behind its commas alone."""
+    parts = [f'<span style="display:inline-block">{escape(part)}</span>' for part in text.split(", ")]
+    return f'<span style="{_DIM}">{", ".join(parts)}</span>'
 
 
 def signed(facts: Facts) -> str:

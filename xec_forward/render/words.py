@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from ..model import Step
+from ..model import Snapshot, Step
 from ..services import PORTS
 
 # Below this nothing worth a word moves, bytes per second.
@@ -26,6 +26,23 @@ def opening(steps: Sequence[Step]) -> str:
         for step in done
     ]
     return f"{short_seconds(total)} s ({', '.join(parts)})"
+
+
+def steps(snapshot: Snapshot, now: float | None) -> list[str]:
+    """How far an opening has come, a step each.
+
+    Args:
+        now: seconds since the epoch; None: without how long the step that runs has taken.
+    """
+    parts = []
+    for step in snapshot.steps:
+        if step.seconds is not None:
+            parts.append(f"{step.name} {short_seconds(step.seconds)} s")
+        else:
+            what = f" ({snapshot.waiting})" if snapshot.waiting else ""
+            long = "" if now is None else f" for {max(0.0, now - snapshot.step_since):.0f} s"
+            parts.append(f"{step.name}{what}{long}...")
+    return parts
 
 
 def short_seconds(seconds: float) -> str:
