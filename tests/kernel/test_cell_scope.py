@@ -70,6 +70,43 @@ def test_it_is_closed_when_the_cell_is_interrupted(kernel: Kernel, head: str, wa
     assert port_free(kernel.value("port"))
 
 
+def test_it_is_closed_when_its_error_cannot_be_explained(kernel: Kernel, head: str) -> None:
+    kernel.run(
+        "class Odd(ConnectionError):\n"
+        "    @property\n"
+        "    def reason(self): raise RuntimeError('no reason')\n"
+        "class Worse(ConnectionError):\n"
+        "    @property\n"
+        "    def args(self): raise RuntimeError('no arguments')"
+    ).ok()
+    for name in ("Odd", "Worse"):
+        done = kernel.run(f"{head}\nport = e.local_port\nraise {name}('refused')")
+        assert done.error is not None
+        assert done.error.name == name
+        assert "no reason" not in done.text
+        assert kernel.value(f"[{OPEN}, 'e' in globals()]") == [[], False]
+        assert port_free(kernel.value("port"))
+
+
+def test_it_is_closed_when_the_explanation_is_interrupted(kernel: Kernel, head: str) -> None:
+    kernel.run(
+        "import time\n"
+        "class Slow(ConnectionError):\n"
+        "    @property\n"
+        "    def orig(self):\n"
+        "        print('explaining', flush=True)\n"
+        "        time.sleep(60)"
+    ).ok()
+    running = kernel.start(f"{head}\nport = e.local_port\nraise Slow('refused')")
+    running.until(lambda result: "explaining" in result.stdout)
+    kernel.signal(signal.SIGINT)
+    done = running.wait(10)
+    assert done.error is not None
+    assert done.error.name == "Slow"
+    assert kernel.value(f"[{OPEN}, 'e' in globals()]") == [[], False]
+    assert port_free(kernel.value("port"))
+
+
 def test_code_with_a_top_level_await(kernel: Kernel, head: str) -> None:
     code = (
         "import asyncio\nawait asyncio.sleep(0.01)\n"

@@ -148,7 +148,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(each))
         yield each
         context = None if each.__suppress_context__ else each.__context__
-        waiting += [each.__cause__, context, *each.args, getattr(each, "reason", None), getattr(each, "orig", None)]
+        waiting += [each.__cause__, context, *each.args, _attribute(each, "reason"), _attribute(each, "orig")]
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    """None where it has no such attribute."""
+    try:
+        return getattr(error, name, None)
+    except Exception:
+        return None  # a property is another's code
 
 
 def _text(error: BaseException) -> str:

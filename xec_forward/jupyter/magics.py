@@ -8,7 +8,8 @@ Nothing but IPython is imported with this module: `%load_ext` is to be quick, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
@@ -361,15 +362,14 @@ class ForwardMagics(Magics):
             cell.before = self._explain().look(session.tunnels.values())
 
     def _leave(self, cell: Cell, error: BaseException | None) -> None:
-        """A cell has ended; what was opened for it goes with it. Never raises."""
+        """A cell has ended; what was opened for it goes with it, whatever becomes of the explanation. Never raises."""
         try:
-            self._say_why(cell, error)
-            if cell.tunnels or cell.loans:
-                self._openings().leave(cell)
-        except KeyboardInterrupt:
-            pass  # the engine has been told
-        except Exception as problem:
-            print(f"xec_forward: {problem}", file=sys.stderr)
+            with _saying_what_fails():
+                self._say_why(cell, error)
+        finally:
+            with _saying_what_fails():
+                if cell.tunnels or cell.loans:
+                    self._openings().leave(cell)
 
     def _say_why(self, cell: Cell, error: BaseException | None) -> None:
         """Below the traceback of a cell, what a tunnel had to do with it."""
@@ -416,3 +416,14 @@ class ForwardMagics(Magics):
         if panel is not None:
             panel.end(self._opened)
         self._opened.forget()
+
+
+@contextmanager
+def _saying_what_fails() -> Iterator[None]:
+    """IPython's events have nobody to raise to: a failure is one line, and an interrupt ends what is waited for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass  # the engine has been told
+    except Exception as problem:
+        print(f"xec_forward: {problem}", file=sys.stderr)
