@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 
 import pytest
 
@@ -135,6 +137,21 @@ def test_reset_elsewhere_is_not_blamed_on_a_tunnel_that_nobody_used(
     done = _while_hanging(kernel, bastion, cell, "None")
     assert done.error is not None
     assert _said(done) == ""
+
+
+def test_stuck_engine_holds_no_cell_up(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    engine = kernel.value("__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid")
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        done = kernel.run(f"raise ConnectionRefusedError('127.0.0.1:{free_port()} refused')")
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    assert done.error is not None
+    assert done.error.name == "ConnectionRefusedError"
+    assert _said(done) == ""
+    assert done.seconds < 5
+    assert kernel.value("e.health_check().ok")
 
 
 def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgres: Postgres) -> None:

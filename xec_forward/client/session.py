@@ -48,7 +48,7 @@ from ..model import (
 from ..options import ClusterTarget, CommandTarget, SshTarget, Target, TunnelOptions
 from ..spec import Endpoint, Forward, Kind
 from .configured import configured_cluster, configured_host
-from .connection import Connection
+from .connection import MARGIN, Connection
 from .secret import SecretCall
 from .together import Inbox, TogetherCall, wait_together
 from .watcher import NobodyThere, Watcher
@@ -281,10 +281,10 @@ class Session(Connection):
             return tunnel.request_again
         return lambda call: Reconnect(call, tunnel.request.tunnel)
 
-    def refresh(self) -> None:
-        """Bring every handle's counters up to date."""
+    def refresh(self, within: float = MARGIN) -> None:
+        """Bring every handle's counters up to date. Raises EngineError after so many seconds without an answer."""
         if self._engine is not None and self.tunnels:
-            for snapshot in self.call(Describe).snapshots:
+            for snapshot in self.call(Describe, margin=within).snapshots:
                 tunnel = self.tunnels.get(snapshot.tunnel)
                 if tunnel is not None:
                     tunnel.follow(snapshot)

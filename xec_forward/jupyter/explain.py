@@ -34,7 +34,7 @@ _PORT = re.compile(r"(?i)\bport\W{1,4}(\d{1,5})\b|[\w\]]:(\d{1,5})\b")
 _MASK = "***"
 # As much of an error as is looked at.
 _ERRORS, _FRAMES, _LOCALS = 20, 100, 200
-# How long what the engine has told may take to be taken in, seconds.
+# How long the engine may take to tell what it knows, and that to be taken in, seconds.
 _PATIENCE = 1.0
 
 
@@ -73,9 +73,9 @@ class Explainer:
     def _catch_up(self, session: Session) -> None:
         """Have what the engine knows by now: a reset reaches a cell before the news of it."""
         try:
-            session.refresh()
+            session.refresh(_PATIENCE)
         except ForwardError:
-            return  # it is gone, and this is told elsewhere
+            return  # it is gone or stuck, and this is told elsewhere
         taken = threading.Event()
         session.hand_over(taken.set)
         taken.wait(_PATIENCE)
