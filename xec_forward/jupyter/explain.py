@@ -62,7 +62,7 @@ class Explainer:
             return ""
         texts = [_text(each) for each in chain]
         if any(map(_LOGIN.search, texts)):
-            return _mask_sent(chain, session.tunnels.values())
+            return _mask_sent(chain, session.listed())
         if not any(isinstance(each, ConnectionError | TimeoutError) for each in chain) and not any(
             map(_CONNECTION.search, texts)
         ):
@@ -79,7 +79,7 @@ class Explainer:
         taken = threading.Event()
         session.hand_over(taken.set)
         taken.wait(_PATIENCE)
-        self._outages.watch(session.tunnels.values())
+        self._outages.watch(session.listed())
 
     def _causes(
         self,
@@ -92,7 +92,7 @@ class Explainer:
         ports = {int(first or second) for text in texts for first, second in _PORT.findall(text)}
         if not ports:
             ports = set(_ports_called(chain))
-        serving = {tunnel.local_port for tunnel in session.tunnels.values() if tunnel.is_alive()}
+        serving = {tunnel.local_port for tunnel in session.listed() if tunnel.is_alive()}
         told: set[str] = set()
         for outage in reversed(self._outages.between(began, time.time())):
             snapshot = outage.last

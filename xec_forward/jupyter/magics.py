@@ -245,7 +245,7 @@ class ForwardMagics(Magics):
             from ..render import Cards
 
             watcher.finish(cards[0] if len(cards) == 1 else Cards(tuple(cards)))
-        self._explain().look(self._session().tunnels.values())
+        self._explain().look(self._session().listed())
         self._shown.add(id(value))
         return value
 
@@ -261,8 +261,7 @@ class ForwardMagics(Magics):
 
         session = self._session()
         session.refresh()
-        tunnels = session.tunnels.values()
-        self._show(Table(tuple(Facts(tunnel.snapshot, tunnel.request.options.ttl) for tunnel in tunnels)))
+        self._show(Table(tuple(Facts(tunnel.snapshot, tunnel.request.options.ttl) for tunnel in session.listed())))
 
     def _close(self, line: Line) -> None:
         found = [tunnel for name in line.names for tunnel in self._named(name)]
@@ -271,7 +270,7 @@ class ForwardMagics(Magics):
 
     def _close_all(self, line: Line) -> None:
         session = self._session()
-        found = list(session.tunnels.values())
+        found = session.listed()
         session.close(found)
         self._closed(found, line)
 
@@ -306,12 +305,12 @@ class ForwardMagics(Magics):
 
         session = self._session()
         group = self._openings().groups.get(name)
-        found = [tunnel for tunnel in session.tunnels.values() if tunnel.name == name]
+        found = [tunnel for tunnel in session.listed() if tunnel.name == name]
         if not found and group is not None:
             found = [tunnel for tunnel in group.values() if not tunnel.state.ended]
         if found:
             return found
-        known = [*(tunnel.name for tunnel in session.tunnels.values()), *self._openings().groups]
+        known = [*(tunnel.name for tunnel in session.listed()), *self._openings().groups]
         folded = {each.casefold(): each for each in known}
         near = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
         if near:
@@ -359,7 +358,7 @@ class ForwardMagics(Magics):
         """A cell begins: what it finds, its error may be explained with."""
         session = self._present()
         if session is not None and session.tunnels:
-            cell.before = self._explain().look(session.tunnels.values())
+            cell.before = self._explain().look(session.listed())
 
     def _leave(self, cell: Cell, error: BaseException | None) -> None:
         """A cell has ended; what was opened for it goes with it, whatever becomes of the explanation. Never raises."""

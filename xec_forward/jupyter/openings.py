@@ -238,7 +238,7 @@ class Openings:
         return plans
 
     def _plan_name(self, session: Session, plan: _Plan, known: list[Opened], names: set[str], kept: set[int]) -> None:
-        others = [tunnel for tunnel in session.tunnels.values() if id(tunnel) not in kept and not tunnel.state.ended]
+        others = [tunnel for tunnel in session.listed() if id(tunnel) not in kept and not tunnel.state.ended]
         if plan.wanted.explicit:
             plan.name = plan.wanted.explicit
             plan.replaces = [tunnel for tunnel in others if tunnel.name == plan.name]
@@ -249,7 +249,7 @@ class Openings:
                 known.remove(opened)
                 plan.replaces = [opened.tunnel]
                 break
-        taken = {tunnel.name for tunnel in session.tunnels.values() if tunnel not in plan.replaces} | names
+        taken = {tunnel.name for tunnel in session.listed() if tunnel not in plan.replaces} | names
         plan.name = self._namespace.free(plan.wanted.default, taken, plan.replaces)
 
     # ---- opening ----

@@ -126,7 +126,7 @@ class Panel:
         with self._lock:
             if self._ended.is_set():
                 return
-            tunnels = list(self._session.tunnels.values())
+            tunnels = self._session.listed()
             gone = [self._rows.pop(tunnel) for tunnel in list(self._rows) if tunnel not in tunnels]
             new = [tunnel for tunnel in tunnels if tunnel not in self._rows]
             for tunnel in new:
@@ -192,7 +192,7 @@ def _facts(tunnel: Tunnel, histories: Histories) -> Facts:
 
 def _table(session: Session, histories: Histories | None = None) -> Table:
     known = histories or Histories()
-    return Table(tuple(_facts(tunnel, known) for tunnel in list(session.tunnels.values())))
+    return Table(tuple(_facts(tunnel, known) for tunnel in session.listed()))
 
 
 def _display(table: Table, remark: str) -> None:
