@@ -311,7 +311,9 @@ def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: 
         ("options", "--pasword hunter2"),
         ("options", "--dsn postgresql://ana:hunter2@/sales"),
         ("spec", "postgresql://ana:hunter2@pg.vpc/sales"),
+        ("spec", "ana:hunter2@pg.vpc:5432"),
         ("target", "ssh://ana:hunter2@bastion"),
+        ("target", "ana:hunter2@bastion"),
         ("options", "--password 'cmd:hunter2"),
     ],
 )

@@ -52,8 +52,8 @@ _FIELDS = {
         ("options", "-n production --dsn postgresql://ana@/sales --password secret:postgres/password", "svc/x 80"),
     ),
 }
-# Where a line that is refused may hold a secret: at an option for one (misspelt, too), or as a URL's password.
-_MAY_BE_SECRET = re.compile(r"pas|pw|secret|dsn|token|//[^/@\s]*:[^@\s]*@", re.IGNORECASE)
+# Where a line that is refused may hold a secret: at an option for one (misspelt, too), or between a user and an @.
+_MAY_BE_SECRET = re.compile(r"pas|pw|secret|dsn|token|:(?!//)[^@\s]*@", re.IGNORECASE)
 
 
 class Field(widgets.Text):  # type: ignore[misc]
