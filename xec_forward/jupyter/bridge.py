@@ -112,7 +112,6 @@ class Bridge:
         self._ended = threading.Event()
         self._places = threading.BoundedSemaphore(MAX_ACTIONS)
         self._under_way: dict[int, Exchange] = {}
-        self._histories: Any = None
 
     def end(self) -> None:
         """Tell that nobody answers here any more, and then nothing. Actions under way end by themselves."""
@@ -172,17 +171,9 @@ class Bridge:
         tunnels = self._tunnels()
         if not tunnels:
             return {"tunnels": [], "now": time.time()}
-        from ..client.history import Histories
-        from ..render import Facts
+        from .facts import facts_of
 
-        if self._histories is None:
-            self._histories = Histories()
-        now = time.monotonic()
-        rows = []
-        for tunnel in tunnels.values():
-            history, ttl = self._histories.of(tunnel), tunnel.request.options.ttl or 0.0
-            rows.append(Facts(tunnel.snapshot, ttl, history.rate(now), history.line(now)).json())
-        return {"tunnels": rows, "now": time.time()}
+        return {"tunnels": [facts_of(tunnel).json() for tunnel in tunnels.values()], "now": time.time()}
 
     # ---- what is told ----
 

@@ -257,11 +257,12 @@ class ForwardMagics(Magics):
     # ---- the other actions ----
 
     def _list(self) -> None:
-        from ..render import Facts, Table
+        from ..render import Table
+        from .facts import facts_of
 
         session = self._session()
         session.refresh()
-        self._show(Table(tuple(Facts(tunnel.snapshot, tunnel.request.options.ttl) for tunnel in session.listed())))
+        self._show(Table(tuple(map(facts_of, session.listed()))))
 
     def _close(self, line: Line) -> None:
         found = [tunnel for name in line.names for tunnel in self._named(name)]
@@ -336,9 +337,10 @@ class ForwardMagics(Magics):
 
     def _card(self, tunnel: Tunnel) -> Card:
         from ..render import Card
+        from .facts import facts_of
 
         opened = self._openings().find(tunnel)
-        return opened.card() if opened is not None else Card(tunnel.snapshot)
+        return opened.card() if opened is not None else Card(facts_of(tunnel))
 
     def _show(self, view: View) -> None:
         if getattr(self._shell, "kernel", None) is not None:

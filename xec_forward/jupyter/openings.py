@@ -28,10 +28,11 @@ from ..errors import ConfigError, ForwardError, SpecError
 from ..line import Line
 from ..model import TunnelState
 from ..options import Service
-from ..render import Card, Facts
+from ..render import Card
 from ..source import SourceKind
 from ..spec import Kind
 from . import prompts
+from .facts import facts_of
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
 
@@ -82,8 +83,7 @@ class Opened:
 
     def card(self, *, reused: bool = False, fresh: bool = False) -> Card:
         """Its card as it is now."""
-        facts = Facts(self.tunnel.snapshot, self.tunnel.request.options.ttl)
-        return Card(facts, self.names, self.variables, self.remarks, reused, fresh)
+        return Card(facts_of(self.tunnel), self.names, self.variables, self.remarks, reused, fresh)
 
 
 @dataclass(slots=True, eq=False)

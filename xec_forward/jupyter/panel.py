@@ -17,19 +17,17 @@ changes. It ends with the panel.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..client.history import Histories
 from ..client.session import Session
 from ..client.tunnel import Tunnel
-from ..render import Facts, Table, block
+from ..render import Table, block
 from .extension import session_for
+from .facts import facts_of
 from .openings import Openings
 
 if TYPE_CHECKING:
@@ -89,7 +87,6 @@ class Panel:
         self._shell = shell
         self._openings = openings
         self._session = session
-        self._histories = Histories()
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._make_row = Row
@@ -134,7 +131,7 @@ class Panel:
                 answer_beside_cells(self._rows[tunnel].widgets)
             for tunnel, row in self._rows.items():
                 opened = self._openings.find(tunnel)
-                row.update(_facts(tunnel, self._histories), opened)
+                row.update(facts_of(tunnel), opened)
             if gone or new:
                 self._list.children = [row.box for row in self._rows.values()] or [self._none]
             for row in gone:
@@ -150,7 +147,7 @@ class Panel:
             if self._ended.is_set():
                 return
             self._ended.set()
-            left = _table(self._session, self._histories).html()
+            left = _table(self._session).html()
             self.box.children = [widgets.HTML(left + block("This panel is closed; %forward --panel opens another"))]
             for row in self._rows.values():
                 row.close()
@@ -184,15 +181,8 @@ def answer_beside_cells(widgets: list[Any]) -> None:
             widget.comm._reply_subshell_for = lambda data, default: default
 
 
-def _facts(tunnel: Tunnel, histories: Histories) -> Facts:
-    history, now = histories.of(tunnel), time.monotonic()
-    # A line that moves on by whole seconds is another one once a second at most.
-    return Facts(tunnel.snapshot, tunnel.request.options.ttl, history.rate(now), history.line(math.ceil(now)))
-
-
-def _table(session: Session, histories: Histories | None = None) -> Table:
-    known = histories or Histories()
-    return Table(tuple(_facts(tunnel, known) for tunnel in session.listed()))
+def _table(session: Session) -> Table:
+    return Table(tuple(map(facts_of, session.listed())))
 
 
 def _display(table: Table, remark: str) -> None:
