@@ -26,6 +26,7 @@ PANEL = "%forward --panel"
 # What a person takes for at once, seconds.
 AT_ONCE = 0.25
 
+WAITS = "While a cell runs, these buttons wait for its end"
 ENGINE = "__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid"
 THREADS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel']"
 
@@ -165,9 +166,22 @@ def test_front_end_without_subshells_is_told_that_buttons_wait(
         frontend.press("Close echo")
         frontend.listen(1)
         assert "echo  " in frontend.text()
+        assert f"{WAITS}, unless the front-end uses subshells" in frontend.text()
         running.wait()
         says(frontend, "no tunnel is open")
-        says(frontend, "While a cell runs, these buttons wait for its end")
+        says(frontend, f"{WAITS}: this front-end")
+
+
+def test_front_end_with_subshells_is_told_so_until_its_first_press(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    if frontend.subshell is None:
+        pytest.skip("subshells (ipykernel 7)")
+    opened(kernel, bastion, services.echo, "echo")
+    panel(kernel, frontend)
+    assert f"{WAITS}, unless the front-end uses subshells" in frontend.text()
+    frontend.press("Close echo")
+    frontend.until(lambda: WAITS not in frontend.text(), "the note stays")
 
 
 def test_kernel_without_subshells_says_at_once_that_buttons_wait(
@@ -183,7 +197,7 @@ def test_kernel_without_subshells_says_at_once_that_buttons_wait(
         assert kernel.value("__import__('ipykernel').version_info[0]") == 6
         opened(kernel, bastion, services.echo, "echo")
         panel(kernel, frontend)
-        assert "While a cell runs, these buttons wait for its end" in frontend.text()
+        assert f"{WAITS}: this kernel" in frontend.text()
         running = begun(kernel, "import time\ntime.sleep(2)")
         frontend.press("Close echo")
         running.wait()

@@ -39,10 +39,11 @@ logger = logging.getLogger(__name__)
 PAUSE = 0.5
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-_WAITS = (
-    "While a cell runs, these buttons wait for its end: this {what} sends them one after the other. "
-    "JupyterLab's sidebar Tunnels does not wait"
-)
+_WAITS = "While a cell runs, these buttons wait for its end{}. JupyterLab's sidebar Tunnels does not wait"
+_KERNEL = ": this kernel takes one after the other"
+_FRONT_END = ": this front-end sends them one after the other"
+# Before the first press there is no telling.
+_PERHAPS = ", unless the front-end uses subshells, as JupyterLab does"
 _open: WeakKeyDictionary[Openings, Panel] = WeakKeyDictionary()
 
 
@@ -104,8 +105,7 @@ class Panel:
         self.box = widgets.VBox([self._list, self._form.box, self._note, self._close])
         answer_beside_cells([*self._form.widgets, self._close])
         self._supports = bool(getattr(shell.kernel, "_supports_kernel_subshells", False))  # type: ignore[attr-defined]
-        if not self._supports:
-            self._note.value = block(escape(_WAITS.format(what="kernel")))
+        self._note.value = block(escape(_WAITS.format(_PERHAPS if self._supports else _KERNEL)))
         self.update()
 
     def display(self) -> None:
@@ -156,9 +156,10 @@ class Panel:
 
     def _heard(self) -> None:
         """A button was pressed: a front-end that knows of subshells says so in its message."""
-        parent = self._shell.kernel.get_parent("shell")  # type: ignore[attr-defined]
-        if self._supports and not (parent.get("header") or {}).get("subshell_id"):
-            self._note.value = block(escape(_WAITS.format(what="front-end")))
+        if self._supports:
+            parent = self._shell.kernel.get_parent("shell")  # type: ignore[attr-defined]
+            beside = (parent.get("header") or {}).get("subshell_id")
+            self._note.value = "" if beside else block(escape(_WAITS.format(_FRONT_END)))
 
     def _follow(self) -> None:
         while not self._ended.wait(PAUSE):
