@@ -412,6 +412,31 @@ def test_display_has_html_and_text_for_places_without_widgets(
     assert "<table" in shown.html
 
 
+def test_table_below_the_panel_is_folded_and_follows_the_tunnels_but_no_counter(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    shown = kernel.run(PANEL, allow_stdin=True).ok()
+    frontend.until(lambda: "Open a tunnel" in frontend.text(), "the panel is not shown")
+    folded = shown.displays[1]
+    assert folded.html.startswith("<details>")
+    assert "no tunnels" in folded.html
+    running = kernel.start("import time\nwhile True: time.sleep(0.05)")
+    frontend.type("target", "bastion")
+    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: echo")
+    kernel.interrupt()
+    running.wait()
+    frontend.until(lambda: "ready" in frontend.displayed[-1], "the table stays as it was")
+    count = len(frontend.displayed)
+    talk(kernel, "echo")
+    says(frontend, "60 kB sent, 60 kB received")
+    frontend.listen(1)
+    assert len(frontend.displayed) == count
+    kernel.run("echo.close()").ok()
+    frontend.until(lambda: "no tunnels" in frontend.displayed[-1], "the table has the closed one")
+
+
 def test_without_ipywidgets_the_table_says_what_brings_the_panel(
     kernel: Kernel, bastion: Sshd, services: Services
 ) -> None:

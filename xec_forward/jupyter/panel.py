@@ -5,6 +5,7 @@ Made of ipywidgets' own widgets, which are imported only here and in its parts:
     panel_row     one tunnel: its card, its buttons, what a press came to
     panel_form    target, spec and options, and the line that is written of them
     panel_press   what a press does, on a thread of its own
+    panel_table   the table below it, for a notebook that is opened without its kernel
 
 Everything in a widget is saved with the notebook: nothing but what a card shows is put into one, and what a person
 types into the form is taken out again where it could be a secret. Beside the widgets the display holds the table as
@@ -29,6 +30,7 @@ from ..render import Table, block
 from .extension import session_for
 from .facts import facts_of
 from .openings import Openings
+from .panel_table import FoldedTable
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -92,6 +94,7 @@ class Panel:
         self._ended = threading.Event()
         self._make_row = Row
         self._rows: dict[Tunnel, Row] = {}
+        self._table = FoldedTable(session)
         self._none = widgets.HTML(block("no tunnel is open"))
         self._list = widgets.VBox([self._none])
         self._note = widgets.HTML()
@@ -116,6 +119,7 @@ class Panel:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         bundle = {_WIDGET_VIEW: view, "text/html": table.html(), "text/plain": table.plain()}
         display(bundle, raw=True)  # type: ignore[no-untyped-call]
+        self._table.display()
         threading.Thread(target=self._follow, name="xec_forward panel", daemon=True).start()
 
     def update(self) -> None:
@@ -136,6 +140,7 @@ class Panel:
                 self._list.children = [row.box for row in self._rows.values()] or [self._none]
             for row in gone:
                 row.close()
+            self._table.update()
 
     def end(self) -> None:
         """Update no more; how things stand now stays, as HTML alone. Idempotent."""
@@ -147,6 +152,7 @@ class Panel:
             if self._ended.is_set():
                 return
             self._ended.set()
+            self._table.update()
             left = _table(self._session).html()
             self.box.children = [widgets.HTML(left + block("This panel is closed; %forward --panel opens another"))]
             for row in self._rows.values():
