@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Kernel, Result
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -46,6 +47,7 @@ def _while_hanging(kernel: Kernel, bastion: Sshd, cell: str, client_of: str, *, 
 
 
 @pytest.mark.parametrize("up", [True, False], ids=["back at once", "gone"])
+@both_ipykernels
 def test_query_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, postgres: Postgres, up: bool) -> None:
     kernel.run(f"%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
     kernel.run("import psycopg\nclient = psycopg.connect(pg_dsn)").ok()
@@ -154,6 +156,7 @@ def test_stuck_engine_holds_no_cell_up(kernel: Kernel, bastion: Sshd, services: 
     assert kernel.value("e.health_check().ok")
 
 
+@both_ipykernels
 def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgres: Postgres) -> None:
     kernel.run(f"import psycopg\n%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
     said = "the password sent was ***, the mask of pg_dsn in a text: use pg_dsn.reveal() there"
@@ -167,6 +170,7 @@ def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgre
     assert _said(wrong) == ""
 
 
+@both_ipykernels
 def test_code_with_a_top_level_await_and_a_cell_with_its_own_tunnel(
     kernel: Kernel, bastion: Sshd, services: Services
 ) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kernel.test_nobody_there import Machine, machine
+from tests.peers.ipykernels import only_ipykernel_6
 from tests.peers.kernel import Kernel, Running, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -184,24 +182,17 @@ def test_front_end_with_subshells_is_told_so_until_its_first_press(
     frontend.until(lambda: WAITS not in frontend.text(), "the note stays")
 
 
+@only_ipykernel_6
 def test_kernel_without_subshells_says_at_once_that_buttons_wait(
-    tmp_path: Path, bastion: Sshd, services: Services
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
-    older = Path(sys.prefix) / "ipykernel-6"
-    if not older.is_dir():
-        pytest.skip(f"ipykernel 6 ({older})")
-    folder = tmp_path / "older"
-    folder.mkdir()
-    env = {"PYTHONPATH": str(older), "XEC_FORWARD_SSH_CONFIG": os.environ["XEC_FORWARD_SSH_CONFIG"]}
-    with Kernel(folder, env, "%load_ext xec_forward") as kernel, Frontend(kernel) as frontend:
-        assert kernel.value("__import__('ipykernel').version_info[0]") == 6
-        opened(kernel, bastion, services.echo, "echo")
-        panel(kernel, frontend)
-        assert f"{WAITS}: this kernel" in frontend.text()
-        running = begun(kernel, "import time\ntime.sleep(2)")
-        frontend.press("Close echo")
-        running.wait()
-        says(frontend, "no tunnel is open")
+    opened(kernel, bastion, services.echo, "echo")
+    panel(kernel, frontend)
+    assert f"{WAITS}: this kernel" in frontend.text()
+    running = begun(kernel, "import time\ntime.sleep(2)")
+    frontend.press("Close echo")
+    running.wait()
+    says(frontend, "no tunnel is open")
 
 
 def test_reconnect_and_doctor(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:
