@@ -269,6 +269,19 @@ def test_form_opens_and_writes_the_line(kernel: Kernel, bastion: Sshd, postgres:
     assert postgres.password not in "".join(frontend.heard)
 
 
+def test_spaces_in_quotes_are_written_as_they_were_typed(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    panel(kernel, frontend)
+    frontend.type("target", " bastion ")
+    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("options", "--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: echo, echo_url")
+    line = f"%forward bastion echo=0:{bastion.far()}:{services.echo} "
+    assert f"{line}--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'" in frontend.text()
+
+
 def test_form_takes_profiles_and_configured_defaults_as_a_cell_does(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:

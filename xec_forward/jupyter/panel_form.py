@@ -137,7 +137,7 @@ class Form:
     def _press(self) -> None:
         """On the thread that hears the front-end, which must not wait."""
         self._heard()
-        texts = [text for field in self._fields if (text := " ".join(field.value.split()))]
+        texts = [text for field in self._fields if (text := " ".join(field.value.splitlines()).strip())]
         try:
             if any(mark in text for text in texts for mark in "${"):
                 raise SpecError("$name and {expression} are a cell's", hint="Write them out, or run the line in a cell")
