@@ -204,6 +204,27 @@ def test_changes_are_told_and_nothing_else_is(
     assert frontend.silent(3)
 
 
+def test_who_asks_after_a_failure_is_told_changes_again(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    code = (
+        "import threading, time\n"
+        "from xec_forward.client.session import current\n"
+        "def tellers(): return [each.name for each in threading.enumerate() if each.name == 'xec_forward bridge']\n"
+        "before, end = tellers(), time.monotonic() + 10\n"
+        "current().tunnels[99] = None  # nothing that could be told\n"
+        "while tellers() and time.monotonic() < end: time.sleep(0.01)\n"
+        "del current().tunnels[99]\n"
+        "print(len(before), len(tellers()))"
+    )
+    # The first cell has loaded the client with its line.
+    kernel.run("%forward").ok()
+    assert kernel.run(code).ok().stdout == "1 0\n"
+    assert frontend.ask("list")["tunnels"] == []
+    opened(kernel, bastion, services.echo, "echo")
+    frontend.told(lambda data: data["tunnels"] and data["tunnels"][0]["state"] == "ready")
+
+
 def test_nobody_is_told_before_somebody_asks(kernel: Kernel, bastion: Sshd, services: Services) -> None:
     opened(kernel, bastion, services.echo, "echo")
     client = kernel.client

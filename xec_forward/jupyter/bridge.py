@@ -190,6 +190,17 @@ class Bridge:
                 self._teller.start()
 
     def _tell(self) -> None:
+        try:
+            self._tell_changes()
+        except Exception:
+            # The kernel is ending, and its sockets are gone. If it is not, who asks next has them told again.
+            logger.debug("the sidebar could not be told", exc_info=True)
+        finally:
+            with self._lock:
+                if self._teller is threading.current_thread():
+                    self._teller = None
+
+    def _tell_changes(self) -> None:
         told = _essence(self._state())
         while not self._ended.wait(PAUSE):
             state = self._state()
@@ -200,13 +211,9 @@ class Bridge:
             with self._lock:
                 last = time.monotonic() > self._until
                 if last:
+                    # Who asks from here on needs another.
                     self._teller = None
-            try:
-                self.publish({**state, "last": last})
-            except Exception:
-                # The kernel is ending, and its sockets are gone.
-                logger.debug("the sidebar could not be told", exc_info=True)
-                return
+            self.publish({**state, "last": last})
             if last:
                 return
 
