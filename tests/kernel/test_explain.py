@@ -170,6 +170,20 @@ def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgre
     assert _said(wrong) == ""
 
 
+def test_mask_is_named_as_the_notebook_names_it(
+    kernel: Kernel, bastion: Sshd, postgres: Postgres, services: Services
+) -> None:
+    kernel.run(f"import psycopg\n%forward bastion pg=0:{bastion.far()}:{services.echo}").ok()
+    far = f"{bastion.far()}:{postgres.port}"
+    done = kernel.run(f"%%forward bastion pg=0:{far} {DSN}\nassert pg.name == 'pg_2'\npsycopg.connect(f'{{pg_dsn}}')")
+    assert _said(done).endswith("the mask of pg_dsn in a text: use pg_dsn.reveal() there")
+    kernel.run("import xec_forward as xf\nhost = xf.ssh('bastion')").ok()
+    end = f"remote_host={bastion.far()!r}, remote_port={postgres.port}"
+    kernel.run(f"handle = host.forward({end}, local_port=0, name='mine')").ok()
+    text = "f'postgresql://ana:***@127.0.0.1:{handle.local_port}/sales'"
+    assert "use mine.url.reveal() there" in _said(kernel.run(f"psycopg.connect({text})"))
+
+
 @both_ipykernels
 def test_code_with_a_top_level_await_and_a_cell_with_its_own_tunnel(
     kernel: Kernel, bastion: Sshd, services: Services

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,14 @@ _PATIENCE = 1.0
 
 
 class Explainer:
-    """Explains the errors of one shell's cells."""
+    """Explains the errors of one shell's cells.
 
-    def __init__(self) -> None:
+    Args:
+        dsn_name: how the notebook calls a tunnel's connection string.
+    """
+
+    def __init__(self, dsn_name: Callable[[Tunnel], str]) -> None:
+        self._dsn_name = dsn_name
         self._outages = Outages()
 
     def look(self, tunnels: Iterable[Tunnel]) -> dict[int, Counters]:
@@ -62,13 +67,21 @@ class Explainer:
             return ""
         texts = [_text(each) for each in chain]
         if any(map(_LOGIN.search, texts)):
-            return _mask_sent(chain, session.listed())
+            return self._mask_sent(chain, session.listed())
         if not any(isinstance(each, ConnectionError | TimeoutError) for each in chain) and not any(
             map(_CONNECTION.search, texts)
         ):
             return ""
         self._catch_up(session)
         return "; ".join(self._causes(chain, texts, session, began, before))
+
+    def _mask_sent(self, chain: Iterable[BaseException], tunnels: Iterable[Tunnel]) -> str:
+        open_ones = {str(tunnel.local_port): tunnel for tunnel in tunnels if tunnel.local_port}
+        for port in _ports_masked(chain):
+            if port in open_ones:
+                name = self._dsn_name(open_ones[port])
+                return f"the password sent was {_MASK}, the mask of {name} in a text: use {name}.reveal() there"
+        return ""
 
     def _catch_up(self, session: Session) -> None:
         """Have what the engine knows by now: a reset reaches a cell before the news of it."""
@@ -191,17 +204,13 @@ def _ports_called(chain: Iterable[BaseException]) -> Iterator[int]:
                 yield value[1]
 
 
-def _mask_sent(chain: Iterable[BaseException], tunnels: Iterable[Tunnel]) -> str:
-    open_ones = {str(tunnel.local_port): tunnel for tunnel in tunnels if tunnel.local_port}
+def _ports_masked(chain: Iterable[BaseException]) -> Iterator[str]:
+    """The ports of the addresses at which the mask was a password, as text."""
     for names in _variables(chain):
         for value in names.values():
-            port = ""
             if type(value) is str and f":{_MASK}@" in value:
                 found = re.search(re.escape(f":{_MASK}@") + r"[^/\s]*?:(\d+)", value)
-                port = found[1] if found else ""
+                if found:
+                    yield found[1]
             elif isinstance(value, dict) and value.get("password") == _MASK:
-                port = str(value.get("port", ""))
-            if port in open_ones:
-                name = f"{open_ones[port].name}_dsn"
-                return f"the password sent was {_MASK}, the mask of {name} in a text: use {name}.reveal() there"
-    return ""
+                yield str(value.get("port", ""))

@@ -386,8 +386,13 @@ class ForwardMagics(Magics):
         if self._explainer is None:
             from .explain import Explainer
 
-            self._explainer = Explainer()
+            self._explainer = Explainer(self._dsn_name)
         return self._explainer
+
+    def _dsn_name(self, tunnel: Tunnel) -> str:
+        """How the notebook calls its connection string: a tunnel made in Python has none but the handle's."""
+        opened = self._openings().find(tunnel)
+        return opened.names[-1] if opened is not None and len(opened.names) > 1 else f"{tunnel.name}.url"
 
     # ---- the session ----
 
