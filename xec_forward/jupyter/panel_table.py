@@ -14,7 +14,7 @@ from ..client.session import Session
 from ..render import Table
 from .facts import facts_of
 
-_TITLE = "The same as a table, for this notebook without its kernel"
+_TITLE = "The tunnels as a table, for this notebook without its kernel"
 
 
 class FoldedTable:
