@@ -52,5 +52,5 @@ def _fresh(source: Path, bundle: Path) -> bool:
     built = bundle / "package.json"
     if not built.exists():
         return False
-    parts = [*source.glob("*.json"), *(source / "src").iterdir(), *(source / "style").iterdir()]
+    parts = [*source.glob("*.json"), *source.glob("*.mjs"), *(source / "src").iterdir(), *(source / "style").iterdir()]
     return all(part.stat().st_mtime <= built.stat().st_mtime for part in parts)

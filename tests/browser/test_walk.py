@@ -51,7 +51,7 @@ def test_form_query_hung_query_and_close_all(
     run(page, sidebar.locator("code").inner_text())
     section = page.get_by_role("region", name="Tunnels of sales.ipynb")
     expect(section).to_contain_text("No tunnel is open.")
-    panel = run(page, section.locator("code").inner_text()).locator(".jp-OutputArea-output")
+    panel = run(page, section.locator("code").inner_text()).locator(".jp-OutputArea-output").first
     expect(panel).to_contain_text("no tunnel is open")
 
     # The form, in the order of its fields; what to write is in them.

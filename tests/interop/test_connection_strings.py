@@ -5,13 +5,7 @@ Against a real PostgreSQL that checks a password full of characters a URL, a con
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import datetime
-import importlib
-import ssl
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -294,104 +288,7 @@ def test_a_service_that_is_no_sql_database_has_no_engine() -> None:
         make_engine("redis://127.0.0.1:1/0", lambda: None)
 
 
-# the real name: certificates and .pgpass
-
-
-def _certificate(name: str) -> tuple[str, str]:
-    """A self-signed certificate for a name, and its key, as PEM."""
-    x509 = importlib.import_module("cryptography.x509")
-    hashes = importlib.import_module("cryptography.hazmat.primitives.hashes")
-    serialization = importlib.import_module("cryptography.hazmat.primitives.serialization")
-    ec = importlib.import_module("cryptography.hazmat.primitives.asymmetric.ec")
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
-    private = key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
-    return certificate.public_bytes(encoding).decode(), private.decode()
-
-
-@contextlib.contextmanager
-def _tls_in_front_of(port: int, certificate: tuple[str, str], folder: Path) -> Iterator[int]:
-    """PostgreSQL's TLS, ended here (the wheel's server is built without): the port to connect to.
-
-    A client's SSLRequest (80877103) is answered with S, then the connection is TLS; inside it the server's own
-    protocol. https://www.postgresql.org/docs/current/protocol-flow.html, "SSL Session Encryption".
-    """
-    (folder / "cert.pem").write_text("".join(certificate))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(folder / "cert.pem")
-
-    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-        writer.close()
-
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            assert await reader.readexactly(8) == (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
-            writer.write(b"S")
-            await writer.start_tls(context, ssl_handshake_timeout=10)
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", port)
-            async with asyncio.timeout(60):
-                await asyncio.gather(pump(reader, far_writer), pump(far_reader, writer))
-        except (OSError, TimeoutError, asyncio.IncompleteReadError):
-            pass  # a client that turned away, as one that does not like the certificate does
-        finally:
-            writer.close()
-
-    loop = asyncio.new_event_loop()
-    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
-    thread = threading.Thread(target=loop.run_forever)
-    thread.start()
-    try:
-        yield server.sockets[0].getsockname()[1]
-    finally:
-
-        async def stop() -> None:
-            server.close()
-            rest = asyncio.all_tasks() - {asyncio.current_task()}
-            for task in rest:
-                task.cancel()
-            await asyncio.gather(*rest, return_exceptions=True)
-
-        asyncio.run_coroutine_threadsafe(stop(), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
-
-
-def test_verify_full_checks_the_certificate_against_the_far_name(server: Postgres, tmp_path: Path) -> None:
-    psycopg = _need("psycopg")
-    _need("sqlalchemy")
-    certificate = _certificate("pg.vpc")
-    (tmp_path / "ca.pem").write_text(certificate[0])
-    with _tls_in_front_of(server.port, certificate, tmp_path) as port:
-
-        def made(far_host: str) -> ConnectionString:
-            template = f"postgresql://ana@/sales?sslmode=verify-full&sslrootcert={tmp_path}/ca.pem"
-            return make(template, host="127.0.0.1", port=port, password=server.password, far_host=far_host)
-
-        right = made("pg.vpc")
-        assert _rows_of(psycopg.connect(right)) == [("ana", 42)]
-        assert _rows_of(psycopg.connect(right.libpq)) == [("ana", 42)]
-        assert _rows_of(psycopg.connect(**right.params)) == [("ana", 42)]
-        assert _fresh(make_engine(right, lambda: server.password)) == [("ana", 42)]
-        with pytest.raises(psycopg.OperationalError, match="does not match host name"):
-            psycopg.connect(made("other.vpc"))
+# the real name: .pgpass (certificates: tests/kernel/test_verify_full.py)
 
 
 @pytest.mark.parametrize(

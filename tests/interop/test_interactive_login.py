@@ -16,7 +16,9 @@ from pathlib import Path
 import pytest
 
 import xec_forward as xf
+from tests.peers import ipykernels
 from tests.peers.interrogator import Interrogator
+from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Kernel, wait_until
 from tests.peers.kernel import missing as kernel_missing
 from tests.peers.services import Services
@@ -56,19 +58,20 @@ def codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Interroga
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, codes: Interrogator) -> Iterator[Kernel]:
+def kernel(request: pytest.FixtureRequest, tmp_path: Path, codes: Interrogator) -> Iterator[Kernel]:
     if reason := kernel_missing():
         pytest.skip(reason)
     folder = tmp_path / "kernel"
     folder.mkdir()
     env = {"XEC_FORWARD_SSH_CONFIG": os.environ["XEC_FORWARD_SSH_CONFIG"], "LOGIN": PASSWORD}
-    with Kernel(folder, env, "%load_ext xec_forward") as running:
+    with Kernel(folder, env | ipykernels.variables(request), "%load_ext xec_forward") as running:
         yield running
 
 
 # what a person has to answer
 
 
+@both_ipykernels
 def test_one_time_code_is_asked_in_the_cell_and_appears_nowhere(
     kernel: Kernel, codes: Interrogator, services: Services, tmp_path: Path
 ) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.peers import ipykernels
 from tests.peers import kernel as peer
 from tests.peers.kernel import Kernel
 from tests.peers.postgres import Postgres
@@ -15,8 +16,11 @@ from tests.peers.sshd import Sshd
 
 
 @pytest.fixture
-def kernel(tmp_path: Path, bastion: Sshd, postgres: Postgres) -> Iterator[Kernel]:
-    """A kernel that has run `%load_ext xec_forward`; its `bastion` is the fixture's, SALES_PASSWORD the database's."""
+def kernel(request: pytest.FixtureRequest, tmp_path: Path, bastion: Sshd, postgres: Postgres) -> Iterator[Kernel]:
+    """A kernel that has run `%load_ext xec_forward`; its `bastion` is the fixture's, SALES_PASSWORD the database's.
+
+    Which line of ipykernel it is, `ipykernels` has marks for.
+    """
     if missing := peer.missing():
         pytest.skip(missing)
     folder = tmp_path / "kernel"
@@ -26,5 +30,5 @@ def kernel(tmp_path: Path, bastion: Sshd, postgres: Postgres) -> Iterator[Kernel
         "XEC_FORWARD_STATE": os.environ["XEC_FORWARD_STATE"],
         "SALES_PASSWORD": postgres.password,
     }
-    with Kernel(folder, env, "%load_ext xec_forward") as running:
+    with Kernel(folder, env | ipykernels.variables(request), "%load_ext xec_forward") as running:
         yield running

@@ -6,6 +6,7 @@ import socket
 
 import pytest
 
+from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Error, Kernel, Result
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, Sshd, free_port
@@ -93,6 +94,7 @@ def test_encrypted_key_and_nobody_to_ask(kernel: Kernel, bastion: Sshd) -> None:
     assert result.prompts == []
 
 
+@both_ipykernels
 def test_passphrase_is_asked_once_and_shown_nowhere(kernel: Kernel, bastion: Sshd, services: Services) -> None:
     bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
     far = bastion.far()
@@ -113,6 +115,7 @@ def test_prompt_as_source_names_the_option(kernel: Kernel, bastion: Sshd, servic
     assert result.prompts == [("Passphrase of the key for bastion (--passphrase prompt): ", True)]
 
 
+@both_ipykernels
 def test_new_host_key_is_accepted_by_a_person(kernel: Kernel, bastion: Sshd, services: Services) -> None:
     bastion.known_hosts.write_text("")
     line = f"%forward bastion 0:{bastion.far()}:{services.echo} --as e"
@@ -125,6 +128,7 @@ def test_new_host_key_is_accepted_by_a_person(kernel: Kernel, bastion: Sshd, ser
     assert str(bastion.port) in bastion.known_hosts.read_text()
 
 
+@both_ipykernels
 def test_service_password_is_asked_once(kernel: Kernel, bastion: Sshd, services: Services) -> None:
     line = f"%forward bastion 0:{bastion.far()}:{services.hang} --as pg --no-check --dsn postgresql://ana@/sales"
     nobody = _one_line(kernel, kernel.run(f"{line} --password prompt"), "EAUTH")

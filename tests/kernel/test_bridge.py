@@ -14,6 +14,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from tests.peers.ipykernels import both_ipykernels, only_ipykernel_6
 from tests.peers.kernel import Kernel, Running, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -88,40 +89,10 @@ class Frontend:
         return False
 
 
-# Where make has put the other line of ipykernel that is supported.
-OLDER = Path(sys.prefix, "ipykernel-6")
-
-
-@pytest.fixture
-def older_kernel(tmp_path: Path, bastion: Sshd, postgres: Postgres) -> Iterator[Kernel]:
-    """The fixture `kernel`, with ipykernel 6.31."""
-    if not OLDER.exists():
-        pytest.skip("ipykernel 6.31 (make test installs it)")
-    folder = tmp_path / "older"
-    folder.mkdir()
-    env = {
-        "XEC_FORWARD_SSH_CONFIG": os.environ["XEC_FORWARD_SSH_CONFIG"],
-        "XEC_FORWARD_STATE": os.environ["XEC_FORWARD_STATE"],
-        "SALES_PASSWORD": postgres.password,
-        "PYTHONPATH": str(OLDER),
-    }
-    with Kernel(folder, env, "%load_ext xec_forward") as running:
-        assert running.value("__import__('ipykernel').__version__").startswith("6.31.")
-        yield running
-
-
 @pytest.fixture
 def frontend(kernel: Kernel) -> Iterator[Frontend]:
     """Another front-end than the one that runs the cells."""
     other = Frontend(kernel)
-    yield other
-    other.close()
-
-
-@pytest.fixture
-def older_frontend(older_kernel: Kernel) -> Iterator[Frontend]:
-    """The same with ipykernel 6.31."""
-    other = Frontend(older_kernel)
     yield other
     other.close()
 
@@ -148,6 +119,7 @@ def quiet(frontend: Frontend, name: str) -> dict[str, Any]:
     return frontend.tunnel(name)
 
 
+@both_ipykernels
 def test_close_ends_a_hung_query(kernel: Kernel, bastion: Sshd, frontend: Frontend, postgres: Postgres) -> None:
     opened(kernel, bastion, postgres.port, "pg", "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD")
     running = begun(kernel, "import psycopg\npsycopg.connect(pg_dsn).execute('select pg_sleep(60)')")
@@ -172,7 +144,10 @@ BUSY = {
 }
 
 
-def close_while_busy(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:
+@both_ipykernels
+def test_close_is_answered_at_once_whatever_a_cell_does(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
     for what, code in BUSY.items():
         opened(kernel, bastion, services.hang, "hang", "--no-check")
         opened(kernel, bastion, services.echo, "echo")
@@ -191,18 +166,9 @@ def close_while_busy(kernel: Kernel, bastion: Sshd, services: Services, frontend
         running.wait()
 
 
-def test_close_is_answered_at_once_whatever_a_cell_does(
-    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
-) -> None:
-    close_while_busy(kernel, bastion, services, frontend)
-
-
-def test_so_it_is_with_ipykernel_6(
-    older_kernel: Kernel, bastion: Sshd, services: Services, older_frontend: Frontend
-) -> None:
-    close_while_busy(older_kernel, bastion, services, older_frontend)
-    opened(older_kernel, bastion, services.echo, "echo")
-    older_frontend.told(lambda data: data["tunnels"] and data["tunnels"][0]["state"] == "ready")
+@only_ipykernel_6
+def test_older_kernel_is_of_the_older_line(kernel: Kernel) -> None:
+    assert kernel.value("__import__('ipykernel').__version__").startswith("6.31.")
 
 
 def test_row_says_what_the_card_says(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:
@@ -218,6 +184,7 @@ def test_row_says_what_the_card_says(kernel: Kernel, bastion: Sshd, services: Se
     assert (up, closes, closes_at - opened_at) == ("up", "closes in", 3600)
 
 
+@both_ipykernels
 def test_changes_are_told_and_nothing_else_is(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
@@ -236,6 +203,27 @@ def test_changes_are_told_and_nothing_else_is(
     still = frontend.told(lambda data: not data["tunnels"][0]["rate"])["tunnels"][0]
     assert still["how"][0] == "no clients now, 1 in all"
     assert frontend.silent(3)
+
+
+def test_who_asks_after_a_failure_is_told_changes_again(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    code = (
+        "import threading, time\n"
+        "from xec_forward.client.session import current\n"
+        "def tellers(): return [each.name for each in threading.enumerate() if each.name == 'xec_forward bridge']\n"
+        "before, end = tellers(), time.monotonic() + 10\n"
+        "current().tunnels[99] = None  # nothing that could be told\n"
+        "while tellers() and time.monotonic() < end: time.sleep(0.01)\n"
+        "del current().tunnels[99]\n"
+        "print(len(before), len(tellers()))"
+    )
+    # The first cell has loaded the client with its line.
+    kernel.run("%forward").ok()
+    assert kernel.run(code).ok().stdout == "1 0\n"
+    assert frontend.ask("list")["tunnels"] == []
+    opened(kernel, bastion, services.echo, "echo")
+    frontend.told(lambda data: data["tunnels"] and data["tunnels"][0]["state"] == "ready")
 
 
 def test_nobody_is_told_before_somebody_asks(kernel: Kernel, bastion: Sshd, services: Services) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.kernel.test_terminal import Terminal
+from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Kernel, port_free, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -34,6 +35,7 @@ def head(kernel: Kernel, bastion: Sshd, services: Services) -> str:
     return f"%%forward bastion e=0:{bastion.far()}:{services.echo}"
 
 
+@both_ipykernels
 def test_tunnel_lives_for_its_cell(kernel: Kernel, head: str) -> None:
     done = kernel.run(f"{head}\nport = e.local_port\nprint(ask(port), e.state)\n6 * 7").ok()
     assert done.stdout == "b'ping' ready\n"
@@ -48,6 +50,7 @@ def test_tunnel_lives_for_its_cell(kernel: Kernel, head: str) -> None:
         assert kernel.run(f"{head}\nprint(ask(e.local_port))").ok().stdout == "b'ping'\n"
 
 
+@both_ipykernels
 def test_it_is_closed_when_the_code_raises_and_the_traceback_has_the_lines_of_the_cell(
     kernel: Kernel, head: str
 ) -> None:
@@ -61,6 +64,7 @@ def test_it_is_closed_when_the_code_raises_and_the_traceback_has_the_lines_of_th
 
 
 @pytest.mark.parametrize("wait", ["time.sleep(60)", "while True: await asyncio.sleep(0.05)"], ids=["sync", "await"])
+@both_ipykernels
 def test_it_is_closed_when_the_cell_is_interrupted(kernel: Kernel, head: str, wait: str) -> None:
     running = kernel.start(f"{head}\nimport asyncio, time\nport = e.local_port\nprint('in', flush=True)\n{wait}")
     running.until(lambda result: "in" in result.stdout)
@@ -70,6 +74,45 @@ def test_it_is_closed_when_the_cell_is_interrupted(kernel: Kernel, head: str, wa
     assert port_free(kernel.value("port"))
 
 
+def test_it_is_closed_when_its_error_cannot_be_explained(kernel: Kernel, head: str) -> None:
+    kernel.run(
+        "class Odd(ConnectionError):\n"
+        "    @property\n"
+        "    def reason(self): raise RuntimeError('no reason')\n"
+        "class Worse(ConnectionError):\n"
+        "    @property\n"
+        "    def args(self): raise RuntimeError('no arguments')"
+    ).ok()
+    for name in ("Odd", "Worse"):
+        done = kernel.run(f"{head}\nport = e.local_port\nraise {name}('refused')")
+        assert done.error is not None
+        assert done.error.name == name
+        assert "no reason" not in done.text
+        assert kernel.value(f"[{OPEN}, 'e' in globals()]") == [[], False]
+        assert port_free(kernel.value("port"))
+
+
+@both_ipykernels
+def test_it_is_closed_when_the_explanation_is_interrupted(kernel: Kernel, head: str) -> None:
+    kernel.run(
+        "import time\n"
+        "class Slow(ConnectionError):\n"
+        "    @property\n"
+        "    def orig(self):\n"
+        "        print('explaining', flush=True)\n"
+        "        time.sleep(60)"
+    ).ok()
+    running = kernel.start(f"{head}\nport = e.local_port\nraise Slow('refused')")
+    running.until(lambda result: "explaining" in result.stdout)
+    kernel.signal(signal.SIGINT)
+    done = running.wait(10)
+    assert done.error is not None
+    assert done.error.name == "Slow"
+    assert kernel.value(f"[{OPEN}, 'e' in globals()]") == [[], False]
+    assert port_free(kernel.value("port"))
+
+
+@both_ipykernels
 def test_code_with_a_top_level_await(kernel: Kernel, head: str) -> None:
     code = (
         "import asyncio\nawait asyncio.sleep(0.01)\n"
@@ -103,6 +146,7 @@ def test_opening_that_fails_runs_no_code(kernel: Kernel, head: str, bastion: Ssh
     assert kernel.value(OPEN) == []
 
 
+@both_ipykernels
 def test_names_and_environment_are_as_they_were(kernel: Kernel, bastion: Sshd, postgres: Postgres) -> None:
     kernel.run(
         "import os, psycopg\n"
@@ -188,6 +232,7 @@ def test_several_specs_are_a_group_for_the_cell(kernel: Kernel, head: str, basti
     assert "there is no tunnel named both" in gone.error.value
 
 
+@both_ipykernels
 def test_cells_in_cells_and_magics_in_the_code(kernel: Kernel, head: str, bastion: Sshd, services: Services) -> None:
     second = f"%%forward bastion f=0:{bastion.far()}:{services.echo}"
     code = "print(ask(e.local_port), ask(f.local_port))\n!echo from the shell\nwhere = %pwd\ne?\nwhere[:1]"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 
 import pytest
 
+from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Kernel, Result
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -44,6 +47,7 @@ def _while_hanging(kernel: Kernel, bastion: Sshd, cell: str, client_of: str, *, 
 
 
 @pytest.mark.parametrize("up", [True, False], ids=["back at once", "gone"])
+@both_ipykernels
 def test_query_that_a_lost_link_has_reset(kernel: Kernel, bastion: Sshd, postgres: Postgres, up: bool) -> None:
     kernel.run(f"%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
     kernel.run("import psycopg\nclient = psycopg.connect(pg_dsn)").ok()
@@ -137,6 +141,22 @@ def test_reset_elsewhere_is_not_blamed_on_a_tunnel_that_nobody_used(
     assert _said(done) == ""
 
 
+def test_stuck_engine_holds_no_cell_up(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    engine = kernel.value("__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid")
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        done = kernel.run(f"raise ConnectionRefusedError('127.0.0.1:{free_port()} refused')")
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    assert done.error is not None
+    assert done.error.name == "ConnectionRefusedError"
+    assert _said(done) == ""
+    assert done.seconds < 5
+    assert kernel.value("e.health_check().ok")
+
+
+@both_ipykernels
 def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgres: Postgres) -> None:
     kernel.run(f"import psycopg\n%forward bastion pg=0:{bastion.far()}:{postgres.port} {DSN}").ok()
     said = "the password sent was ***, the mask of pg_dsn in a text: use pg_dsn.reveal() there"
@@ -150,6 +170,21 @@ def test_mask_that_was_sent_as_a_password(kernel: Kernel, bastion: Sshd, postgre
     assert _said(wrong) == ""
 
 
+def test_mask_is_named_as_the_notebook_names_it(
+    kernel: Kernel, bastion: Sshd, postgres: Postgres, services: Services
+) -> None:
+    kernel.run(f"import psycopg\n%forward bastion pg=0:{bastion.far()}:{services.echo}").ok()
+    far = f"{bastion.far()}:{postgres.port}"
+    done = kernel.run(f"%%forward bastion pg=0:{far} {DSN}\nassert pg.name == 'pg_2'\npsycopg.connect(f'{{pg_dsn}}')")
+    assert _said(done).endswith("the mask of pg_dsn in a text: use pg_dsn.reveal() there")
+    kernel.run("import xec_forward as xf\nhost = xf.ssh('bastion')").ok()
+    end = f"remote_host={bastion.far()!r}, remote_port={postgres.port}"
+    kernel.run(f"handle = host.forward({end}, local_port=0, name='mine')").ok()
+    text = "f'postgresql://ana:***@127.0.0.1:{handle.local_port}/sales'"
+    assert "use mine.url.reveal() there" in _said(kernel.run(f"psycopg.connect({text})"))
+
+
+@both_ipykernels
 def test_code_with_a_top_level_await_and_a_cell_with_its_own_tunnel(
     kernel: Kernel, bastion: Sshd, services: Services
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import urllib.parse
 
@@ -210,6 +211,22 @@ def test_table_shows_counters_and_reconnect_waits_until_ready(
     again = kernel.run("%forward --reconnect echo").ok()
     assert again.displays[-1].text.startswith("echo  ready")
     kernel.run(talk).ok()
+
+
+def test_table_and_card_show_what_moved_lately(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"%forward bastion 0:{bastion.far()}:{services.echo} --as echo").ok()
+    talk = (
+        "import socket\n"
+        "with socket.create_connection(('127.0.0.1', echo.local_port), 5) as s:\n"
+        "    s.sendall(b'x' * 60_000); n = 0\n"
+        "    while n < 60_000: n += len(s.recv(60_000))\n"
+    )
+    shown = kernel.run(f"{talk}%forward\necho").ok().displays
+    assert [each.text.split()[0] for each in shown] == ["name", "echo"]
+    for each in shown:
+        assert re.search(r"\d kB/s \S*█", each.text), each.text
+        assert "kB/s" in each.html
+        assert "<svg" in each.html
 
 
 def test_help_and_docstring_tell_the_forms(kernel: Kernel) -> None:

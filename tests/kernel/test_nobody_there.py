@@ -6,14 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from html import escape
 from importlib.util import find_spec
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd
+from tests.peers.sshd import PASSPHRASE, PASSWORD, PASSWORD_USER, Sshd
 
 TIMEOUT = 120
 
@@ -82,6 +84,61 @@ def test_nbconvert_keeps_the_card_as_text_and_html(machine: Machine, bastion: Ss
     assert "".join(outputs[1][0]["data"]["text/plain"]).startswith("pg  ready")
     assert "<b>pg</b>" in "".join(outputs[1][0]["data"]["text/html"])
     assert "(42,)" in "".join(outputs[2][0]["data"]["text/plain"])
+
+
+@pytest.mark.parametrize("program", ["nbconvert", "papermill"])
+def test_notebook_page_and_logs_have_none_of_the_secrets(
+    machine: Machine, bastion: Sshd, postgres: Postgres, services: Services, program: str
+) -> None:
+    if not bastion.passwords:
+        pytest.skip("root and mount namespaces, for an account with a password")
+    secrets = {
+        "KEY_PASSPHRASE": PASSPHRASE,
+        "LOGIN": PASSWORD,
+        "PROXY": "pr@xy:/ %41?",
+        "SALES_PASSWORD": postgres.password,
+    }
+    machine.env |= secrets
+    hosts = bastion.config(IdentityFile=bastion.encrypted_key())
+    hosts += bastion.config("office", User=PASSWORD_USER, IdentityFile="none")
+    (bastion.folder.parent / "ssh_config").write_text(hosts)
+    key = "--passphrase env:KEY_PASSPHRASE"
+    path = machine.notebook(
+        "%load_ext xec_forward",
+        f"%forward bastion 0:{bastion.far()}:{postgres.port} --as pg --dsn postgresql://ana@/sales "
+        f"--password env:SALES_PASSWORD --env {key}",
+        f"%forward bastion -D 0 --as proxy --socks-user ana --socks-password env:PROXY {key}",
+        f"%forward office 0:{bastion.far()}:{services.echo} --as echo --ssh-password env:LOGIN",
+        "import psycopg\npsycopg.connect(pg_dsn).execute('select 6*7').fetchall()",
+        "import os, socks\n"
+        f"client = socks.create_connection(({bastion.far()!r}, {services.echo}), proxy_type=socks.SOCKS5, "
+        "proxy_addr='127.0.0.1', proxy_port=proxy.local_port, proxy_username='ana', "
+        "proxy_password=os.environ['PROXY'])\nclient.sendall(b'ping')\nclient.recv(4, socks.socket.MSG_WAITALL)",
+        "pg",
+        "pg_dsn",
+        "[proxy, proxy.proxies, proxy.url, vars(proxy), pg.engine(), pg.request, echo.request]",
+        "print(pg_dsn, f'{proxy.url}', repr(pg), pg.dsn())",
+        "%forward",
+        "%forward --panel",
+        "%forward --doctor bastion " + key,
+        "%forward --help",
+    )
+    if program == "nbconvert":
+        done = machine.run("nbconvert", "--to", "notebook", "--execute", "--output", "done.ipynb", str(path))
+    else:
+        done = machine.run("papermill", "--no-progress-bar", "--log-output", str(path), "done.ipynb")
+    assert done.returncode == 0, done.stderr
+    page = machine.run("nbconvert", "--to", "html", "done.ipynb")
+    assert page.returncode == 0, page.stderr
+    saved = (machine.folder / "done.ipynb").read_text()
+    written = [done.stdout, done.stderr, saved, json.dumps(json.loads(saved), ensure_ascii=False)]
+    written.append((machine.folder / "done.html").read_text())
+    logs = [each for each in Path(machine.env["XEC_FORWARD_STATE"]).rglob("*.log") if each.is_file()]
+    assert logs
+    written += [each.read_text(errors="replace") for each in logs]
+    for name, secret in secrets.items():
+        for form in (secret, quote(secret, safe=""), quote(secret), escape(secret), json.dumps(secret)[1:-1]):
+            assert not any(form in text for text in written), name
 
 
 @pytest.mark.parametrize("program", ["nbconvert", "papermill"])

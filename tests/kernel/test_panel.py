@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import socket
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from tests.kernel.test_nobody_there import Machine, machine
+from tests.peers.ipykernels import only_ipykernel_6
 from tests.peers.kernel import Kernel, Running, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -26,6 +24,7 @@ PANEL = "%forward --panel"
 # What a person takes for at once, seconds.
 AT_ONCE = 0.25
 
+WAITS = "While a cell runs, these buttons wait for its end"
 ENGINE = "__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid"
 THREADS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel']"
 
@@ -165,29 +164,35 @@ def test_front_end_without_subshells_is_told_that_buttons_wait(
         frontend.press("Close echo")
         frontend.listen(1)
         assert "echo  " in frontend.text()
+        assert f"{WAITS}, unless the front-end uses subshells" in frontend.text()
         running.wait()
         says(frontend, "no tunnel is open")
-        says(frontend, "While a cell runs, these buttons wait for its end")
+        says(frontend, f"{WAITS}: this front-end")
 
 
-def test_kernel_without_subshells_says_at_once_that_buttons_wait(
-    tmp_path: Path, bastion: Sshd, services: Services
+def test_front_end_with_subshells_is_told_so_until_its_first_press(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
-    older = Path(sys.prefix) / "ipykernel-6"
-    if not older.is_dir():
-        pytest.skip(f"ipykernel 6 ({older})")
-    folder = tmp_path / "older"
-    folder.mkdir()
-    env = {"PYTHONPATH": str(older), "XEC_FORWARD_SSH_CONFIG": os.environ["XEC_FORWARD_SSH_CONFIG"]}
-    with Kernel(folder, env, "%load_ext xec_forward") as kernel, Frontend(kernel) as frontend:
-        assert kernel.value("__import__('ipykernel').version_info[0]") == 6
-        opened(kernel, bastion, services.echo, "echo")
-        panel(kernel, frontend)
-        assert "While a cell runs, these buttons wait for its end" in frontend.text()
-        running = begun(kernel, "import time\ntime.sleep(2)")
-        frontend.press("Close echo")
-        running.wait()
-        says(frontend, "no tunnel is open")
+    if frontend.subshell is None:
+        pytest.skip("subshells (ipykernel 7)")
+    opened(kernel, bastion, services.echo, "echo")
+    panel(kernel, frontend)
+    assert f"{WAITS}, unless the front-end uses subshells" in frontend.text()
+    frontend.press("Close echo")
+    frontend.until(lambda: WAITS not in frontend.text(), "the note stays")
+
+
+@only_ipykernel_6
+def test_kernel_without_subshells_says_at_once_that_buttons_wait(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    opened(kernel, bastion, services.echo, "echo")
+    panel(kernel, frontend)
+    assert f"{WAITS}: this kernel" in frontend.text()
+    running = begun(kernel, "import time\ntime.sleep(2)")
+    frontend.press("Close echo")
+    running.wait()
+    says(frontend, "no tunnel is open")
 
 
 def test_reconnect_and_doctor(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:
@@ -264,6 +269,19 @@ def test_form_opens_and_writes_the_line(kernel: Kernel, bastion: Sshd, postgres:
     assert postgres.password not in "".join(frontend.heard)
 
 
+def test_spaces_in_quotes_are_written_as_they_were_typed(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    panel(kernel, frontend)
+    frontend.type("target", " bastion ")
+    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("options", "--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: echo, echo_url")
+    line = f"%forward bastion echo=0:{bastion.far()}:{services.echo} "
+    assert f"{line}--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'" in frontend.text()
+
+
 def test_form_takes_profiles_and_configured_defaults_as_a_cell_does(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
@@ -311,7 +329,9 @@ def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: 
         ("options", "--pasword hunter2"),
         ("options", "--dsn postgresql://ana:hunter2@/sales"),
         ("spec", "postgresql://ana:hunter2@pg.vpc/sales"),
+        ("spec", "ana:hunter2@pg.vpc:5432"),
         ("target", "ssh://ana:hunter2@bastion"),
+        ("target", "ana:hunter2@bastion"),
         ("options", "--password 'cmd:hunter2"),
     ],
 )
@@ -394,6 +414,31 @@ def test_display_has_html_and_text_for_places_without_widgets(
     assert VIEW not in shown.data
     assert "echo" in shown.text
     assert "<table" in shown.html
+
+
+def test_table_below_the_panel_is_folded_and_follows_the_tunnels_but_no_counter(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    shown = kernel.run(PANEL, allow_stdin=True).ok()
+    frontend.until(lambda: "Open a tunnel" in frontend.text(), "the panel is not shown")
+    folded = shown.displays[1]
+    assert folded.html.startswith("<details>")
+    assert "no tunnels" in folded.html
+    running = kernel.start("import time\nwhile True: time.sleep(0.05)")
+    frontend.type("target", "bastion")
+    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: echo")
+    kernel.interrupt()
+    running.wait()
+    frontend.until(lambda: "ready" in frontend.displayed[-1], "the table stays as it was")
+    count = len(frontend.displayed)
+    talk(kernel, "echo")
+    says(frontend, "60 kB sent, 60 kB received")
+    frontend.listen(1)
+    assert len(frontend.displayed) == count
+    kernel.run("echo.close()").ok()
+    frontend.until(lambda: "no tunnels" in frontend.displayed[-1], "the table has the closed one")
 
 
 def test_without_ipywidgets_the_table_says_what_brings_the_panel(

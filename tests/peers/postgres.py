@@ -2,7 +2,8 @@
 
 The wheel's own helper listens on a unix socket only and creates a system user when root; here its programs are
 started with options of our own: a unix socket by default, on request TCP on 127.0.0.1 with a password checked by
-SCRAM. (This build has no TLS.) As root the server runs as `nobody`, since PostgreSQL refuses to be root.
+SCRAM. This build has no TLS: a server with a certificate is the programs of Debian's package `postgresql`, run in
+the same way. As root the server runs as `nobody`, since PostgreSQL refuses to be root.
 
 The server's parent is a shell that holds a pipe from us: when this process goes, killed or not, the shell stops
 the server (SIGINT, at once; SIGTERM would wait for clients) and removes its directory.
@@ -24,6 +25,8 @@ from importlib import util
 from pathlib import Path
 from typing import Any
 
+# Where Debian's packages put the programs, a folder a version.
+_WITH_TLS = Path("/usr/lib/postgresql")
 STARTS_WITHIN = 30.0
 STOPS_WITHIN = 10.0
 SOCKET_PORT = 5432
@@ -104,6 +107,11 @@ def missing() -> str:
     return ""
 
 
+def missing_for_tls() -> str:
+    """The same for a server with a certificate."""
+    return missing() or ("" if any(_WITH_TLS.glob("*/bin/postgres")) else f"postgresql ({_WITH_TLS})")
+
+
 @contextlib.contextmanager
 def postgres_server(
     *,
@@ -113,6 +121,7 @@ def postgres_server(
     database: str = "sales",
     socket_auth: str = "trust",
     settings: Mapping[str, str] | None = None,
+    certificate: tuple[str, str] | None = None,
 ) -> Iterator[Postgres]:
     """Start a PostgreSQL of its own and stop it at the end; nothing is left behind.
 
@@ -122,21 +131,23 @@ def postgres_server(
             that a URL, a conninfo string or a shell could trip over.
         socket_auth: the pg_hba method for the unix socket: `trust`, or `scram-sha-256`.
         settings: further settings of postgresql.conf.
+        certificate: its certificate and the key of it, as PEM; then it speaks TLS with whoever asks for it.
 
     Raises:
         PostgresError: it did not start within 30 s.
     """
-    if absent := missing():
+    if absent := missing_for_tls() if certificate else missing():
         raise PostgresError(f"{absent} is not installed")
     # A short path: a unix socket's may not exceed about 100 bytes.
     root = Path(tempfile.mkdtemp(prefix="xf-pg-", dir=_short_temp()))
     try:
         owner = _owner()
-        programs = _programs(root, owner)
+        programs = _programs_with_tls() if certificate else _programs(root, owner)
         data, sockets, log_file = root / "data", root / "s", root / "log"
         sockets.mkdir()
         log_file.touch()
         (root / "pw").write_text(password)
+        secured = _secured(root, *certificate) if certificate else {}
         if owner is not None:
             for path in (root, *root.rglob("*")):
                 os.chown(path, owner, -1, follow_symlinks=False)
@@ -152,6 +163,7 @@ def postgres_server(
             "logging_collector": "off",
             "unix_socket_directories": str(sockets),
             "listen_addresses": "127.0.0.1" if tcp else "",
+            **secured,
             **(settings or {}),
         }
         with contextlib.ExitStack() as stack:
@@ -211,6 +223,20 @@ def _programs(root: Path, owner: int | None) -> Path:
     if libraries.exists():
         shutil.copytree(libraries, copy / libraries.name)
     return copy / package.name / "pginstall" / "bin"
+
+
+def _programs_with_tls() -> Path:
+    """The folder of the programs of the newest version that Debian has installed."""
+    return max(_WITH_TLS.glob("*/bin/postgres"), key=lambda program: int(program.parts[-3])).parent
+
+
+def _secured(root: Path, certificate: str, key: str) -> dict[str, str]:
+    """The settings for TLS; a server takes no key that others may read."""
+    files = {"ssl_cert_file": root / "certificate.pem", "ssl_key_file": root / "key.pem"}
+    for file, text in zip(files.values(), (certificate, key), strict=True):
+        file.touch(0o600)
+        file.write_text(text)
+    return {"ssl": "on", **{name: str(file) for name, file in files.items()}}
 
 
 def _initialise(programs: Path, data: Path, password_file: Path, socket_auth: str, owner: int | None) -> None:

@@ -34,12 +34,14 @@ class Frontend:
         models: the state of each widget that is there, by its id.
         heard: every message on iopub as text: what no secret may be in.
         updates: when each update of a widget came, seconds of `time.monotonic`.
+        displayed: the HTML of each display beside the widgets, and of each update of one, in order.
     """
 
     def __init__(self, kernel: Kernel, *, subshell: bool = True) -> None:
         self.models: dict[str, dict[str, Any]] = {}
         self.heard: list[str] = []
         self.updates: list[float] = []
+        self.displayed: list[str] = []
         client = kernel.manager.client(session=kernel.client.session.clone())
         client.session.session = f"widgets-{os.urandom(4).hex()}"
         self._client: Any = client
@@ -92,6 +94,8 @@ class Frontend:
         data = content.get("data", {})
         if kind == "comm_open" and content["target_name"] == "jupyter.widget":
             self.models[content["comm_id"]] = dict(data["state"])
+        elif kind in ("display_data", "update_display_data") and VIEW not in data:
+            self.displayed.append(data.get("text/html", ""))
         elif kind == "comm_close":
             self.models.pop(content["comm_id"], None)
         elif kind == "comm_msg" and data.get("method") == "update" and content["comm_id"] in self.models:

@@ -121,9 +121,20 @@ class Connection(ABC):
 
     # ---- calls ----
 
-    def call(self, make: Callable[[int], Message], watcher: Watcher | None = None, limit: float = 0.0) -> Done:
-        """Send a request and wait for its answer. Raises its error, EngineError, or KeyboardInterrupt."""
-        call = self._begin(BlockingCall, make, limit)
+    def call(
+        self,
+        make: Callable[[int], Message],
+        watcher: Watcher | None = None,
+        limit: float = 0.0,
+        margin: float = MARGIN,
+    ) -> Done:
+        """Send a request and wait for its answer. Raises its error, EngineError, or KeyboardInterrupt.
+
+        Args:
+            limit: seconds that the engine may take for it.
+            margin: seconds after that in which it may be silent before it counts as stuck.
+        """
+        call = self._begin(BlockingCall, make, limit, margin)
         try:
             return call.wait(self.sources, watcher or self.watcher())
         finally:
@@ -138,10 +149,14 @@ class Connection(ABC):
             self._calls.pop(call.number, None)
 
     def _begin(
-        self, kind: Callable[[int, float, Callable[[Message], None]], C], make: Callable[[int], Message], limit: float
+        self,
+        kind: Callable[[int, float, Callable[[Message], None]], C],
+        make: Callable[[int], Message],
+        limit: float,
+        margin: float = MARGIN,
     ) -> C:
         engine = self.start()
-        call = kind(next(self._numbers), limit + MARGIN, self.send)
+        call = kind(next(self._numbers), limit + margin, self.send)
         self._calls[call.number] = call
         try:
             engine.send(make(call.number))

@@ -10,11 +10,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import Any
-from weakref import WeakKeyDictionary
 
 from ..model import Snapshot
-from .tunnel import Tunnel
 
 # How far back the line goes: so many points, a second each.
 POINTS = 30
@@ -65,26 +62,3 @@ class History:
                 low, high = max(begin, start + space * width), min(when, start + (space + 1) * width)
                 if high > low:
                     yield space, moved * (high - low) / (when - begin)
-
-
-class Histories:
-    """The histories of tunnels; each begins when it is asked for, and goes with its tunnel."""
-
-    def __init__(self) -> None:
-        self._of: WeakKeyDictionary[Tunnel, History] = WeakKeyDictionary()
-
-    def of(self, tunnel: Tunnel) -> History:
-        """The history of a tunnel."""
-        history = self._of.get(tunnel)
-        if history is None:
-            history = self._of.setdefault(tunnel, History())
-            history.add(tunnel.snapshot)
-            tunnel.observe(_recorder(history), names="stats")
-        return history
-
-
-def _recorder(history: History) -> Any:
-    def record(change: Any) -> None:
-        history.add(change.owner.snapshot)
-
-    return record

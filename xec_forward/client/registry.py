@@ -12,13 +12,13 @@ class Tunnels(Mapping[str, Tunnel]):
     """The open tunnels by name, in the order of their opening; a view, always up to date."""
 
     def __getitem__(self, name: str) -> Tunnel:
-        for tunnel in list(current().tunnels.values()):
+        for tunnel in current().listed():
             if tunnel.name == name:
                 return tunnel
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter([tunnel.name for tunnel in list(current().tunnels.values())])
+        return iter([tunnel.name for tunnel in current().listed()])
 
     def __len__(self) -> int:
         return len(current().tunnels)
@@ -42,10 +42,10 @@ tunnels = Tunnels()
 def close_all() -> None:
     """Close every tunnel of this process."""
     session = current()
-    session.close(list(session.tunnels.values()))
+    session.close(session.listed())
 
 
 async def aclose_all() -> None:
     """`close_all` for coroutines."""
     session = current()
-    await session.aclose(list(session.tunnels.values()))
+    await session.aclose(session.listed())

@@ -48,7 +48,7 @@ from ..model import (
 from ..options import ClusterTarget, CommandTarget, SshTarget, Target, TunnelOptions
 from ..spec import Endpoint, Forward, Kind
 from .configured import configured_cluster, configured_host
-from .connection import Connection
+from .connection import MARGIN, Connection
 from .secret import SecretCall
 from .together import Inbox, TogetherCall, wait_together
 from .watcher import NobodyThere, Watcher
@@ -77,7 +77,8 @@ class Session(Connection):
     """All tunnels of this process. There is one (`current()`); its engine starts with the first call.
 
     Attributes:
-        tunnels: the tunnels by number, in the order of their opening, until they are closed.
+        tunnels: the tunnels by number, in the order of their opening, until they are closed. Threads add and remove
+            them: who looks at all of them takes `listed()`.
         notice: shows the user one line that belongs to no call.
         max_tunnels: how many tunnels may be open at once.
     """
@@ -90,10 +91,15 @@ class Session(Connection):
         self._preparing = threading.Lock()
         self._deaths: deque[float] = deque(maxlen=DEATHS_PER_MINUTE)
 
+    def listed(self) -> tuple[Tunnel, ...]:
+        """The tunnels as they are listed now, in the order of their opening."""
+        # One step, which no other thread comes between; to walk along the dictionary is many.
+        return tuple(self.tunnels.copy().values())
+
     def stop(self) -> None:
         """End the engine and with it every tunnel, at once. Idempotent; the session can be used again."""
         self.end()
-        for tunnel in list(self.tunnels.values()):
+        for tunnel in self.listed():
             tunnel.follow(_now(tunnel, TunnelState.CLOSED))
         self.tunnels.clear()
 
@@ -117,7 +123,7 @@ class Session(Connection):
                     f"{len(self.tunnels)} tunnels are open, the most allowed",
                     hint=f"%forward --close NAME frees one; xf.tunnels.limit = {2 * self.max_tunnels} allows more",
                 )
-            taken = {tunnel.name for tunnel in self.tunnels.values() if not tunnel.state.ended}
+            taken = {tunnel.name for tunnel in self.listed() if not tunnel.state.ended}
             if name in taken:
                 name = next(other for n in itertools.count(2) if (other := f"{name}_{n}") not in taken)
             number = next(self._numbers)
@@ -281,10 +287,10 @@ class Session(Connection):
             return tunnel.request_again
         return lambda call: Reconnect(call, tunnel.request.tunnel)
 
-    def refresh(self) -> None:
-        """Bring every handle's counters up to date."""
+    def refresh(self, within: float = MARGIN) -> None:
+        """Bring every handle's counters up to date. Raises EngineError after so many seconds without an answer."""
         if self._engine is not None and self.tunnels:
-            for snapshot in self.call(Describe).snapshots:
+            for snapshot in self.call(Describe, margin=within).snapshots:
                 tunnel = self.tunnels.get(snapshot.tunnel)
                 if tunnel is not None:
                     tunnel.follow(snapshot)
@@ -318,7 +324,7 @@ class Session(Connection):
         # Not those still opening: whoever opens them is told. Nor those that failed to: they are for --reconnect.
         wanted = [
             tunnel
-            for tunnel in self.tunnels.values()
+            for tunnel in self.listed()
             if tunnel.opening_call and tunnel.opening_call not in waiting and not tunnel.given_up
         ]
         now = time.monotonic()

@@ -18,6 +18,7 @@ from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
 from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
 from ..spec import Kind
 from .events import Event, Events, Handler
+from .history import History
 from .session import Session, bound_forward
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Tunnel(traitlets.HasTraits):
 
     Attributes:
         state: a TunnelState; error: the last error, or None; stats: Counters. These three are traits: observe them.
+        history: what moved through it lately.
     """
 
     state: traitlets.TraitType[TunnelState, TunnelState] = traitlets.Instance(
@@ -62,6 +64,8 @@ class Tunnel(traitlets.HasTraits):
             (request.target.host,),
             connect=str(request.forward.connect or ""),
         )
+        self.history = History()
+        self.history.add(self.snapshot)
         self.template = ""
         self.password = ""  # the reference of the service's password, never the password
 
@@ -202,6 +206,8 @@ class Tunnel(traitlets.HasTraits):
             if snapshot.serial < self.snapshot.serial or self.snapshot.state.ended:
                 return
             self.snapshot = snapshot
+            if snapshot.counters != self.stats:
+                self.history.add(snapshot)
             with self.hold_trait_notifications():
                 self.set_trait("stats", snapshot.counters)
                 if str(error) != str(self.error):

@@ -112,7 +112,6 @@ class Bridge:
         self._ended = threading.Event()
         self._places = threading.BoundedSemaphore(MAX_ACTIONS)
         self._under_way: dict[int, Exchange] = {}
-        self._histories: Any = None
 
     def end(self) -> None:
         """Tell that nobody answers here any more, and then nothing. Actions under way end by themselves."""
@@ -173,17 +172,9 @@ class Bridge:
         tunnels = self._tunnels()
         if not tunnels:
             return {"tunnels": [], "now": time.time()}
-        from ..client.history import Histories
-        from ..render import Facts
+        from .facts import facts_of
 
-        if self._histories is None:
-            self._histories = Histories()
-        now = time.monotonic()
-        rows = []
-        for tunnel in tunnels.values():
-            history, ttl = self._histories.of(tunnel), tunnel.request.options.ttl or 0.0
-            rows.append(Facts(tunnel.snapshot, ttl, history.rate(now), history.line(now)).json())
-        return {"tunnels": rows, "now": time.time()}
+        return {"tunnels": [facts_of(tunnel).json() for tunnel in tunnels.values()], "now": time.time()}
 
     # ---- what is told ----
 
@@ -200,6 +191,17 @@ class Bridge:
                 self._teller.start()
 
     def _tell(self) -> None:
+        try:
+            self._tell_changes()
+        except Exception:
+            # The kernel is ending, and its sockets are gone. If it is not, who asks next has them told again.
+            logger.debug("the sidebar could not be told", exc_info=True)
+        finally:
+            with self._lock:
+                if self._teller is threading.current_thread():
+                    self._teller = None
+
+    def _tell_changes(self) -> None:
         told = _essence(self._state())
         while not self._ended.wait(PAUSE):
             state = self._state()
@@ -210,13 +212,9 @@ class Bridge:
             with self._lock:
                 last = time.monotonic() > self._until
                 if last:
+                    # Who asks from here on needs another.
                     self._teller = None
-            try:
-                self.publish({**state, "last": last})
-            except Exception:
-                # The kernel is ending, and its sockets are gone.
-                logger.debug("the sidebar could not be told", exc_info=True)
-                return
+            self.publish({**state, "last": last})
             if last:
                 return
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -34,14 +34,19 @@ _PORT = re.compile(r"(?i)\bport\W{1,4}(\d{1,5})\b|[\w\]]:(\d{1,5})\b")
 _MASK = "***"
 # As much of an error as is looked at.
 _ERRORS, _FRAMES, _LOCALS = 20, 100, 200
-# How long what the engine has told may take to be taken in, seconds.
+# How long the engine may take to tell what it knows, and that to be taken in, seconds.
 _PATIENCE = 1.0
 
 
 class Explainer:
-    """Explains the errors of one shell's cells."""
+    """Explains the errors of one shell's cells.
 
-    def __init__(self) -> None:
+    Args:
+        dsn_name: how the notebook calls a tunnel's connection string.
+    """
+
+    def __init__(self, dsn_name: Callable[[Tunnel], str]) -> None:
+        self._dsn_name = dsn_name
         self._outages = Outages()
 
     def look(self, tunnels: Iterable[Tunnel]) -> dict[int, Counters]:
@@ -62,7 +67,7 @@ class Explainer:
             return ""
         texts = [_text(each) for each in chain]
         if any(map(_LOGIN.search, texts)):
-            return _mask_sent(chain, session.tunnels.values())
+            return self._mask_sent(chain, session.listed())
         if not any(isinstance(each, ConnectionError | TimeoutError) for each in chain) and not any(
             map(_CONNECTION.search, texts)
         ):
@@ -70,16 +75,24 @@ class Explainer:
         self._catch_up(session)
         return "; ".join(self._causes(chain, texts, session, began, before))
 
+    def _mask_sent(self, chain: Iterable[BaseException], tunnels: Iterable[Tunnel]) -> str:
+        open_ones = {str(tunnel.local_port): tunnel for tunnel in tunnels if tunnel.local_port}
+        for port in _ports_masked(chain):
+            if port in open_ones:
+                name = self._dsn_name(open_ones[port])
+                return f"the password sent was {_MASK}, the mask of {name} in a text: use {name}.reveal() there"
+        return ""
+
     def _catch_up(self, session: Session) -> None:
         """Have what the engine knows by now: a reset reaches a cell before the news of it."""
         try:
-            session.refresh()
+            session.refresh(_PATIENCE)
         except ForwardError:
-            return  # it is gone, and this is told elsewhere
+            return  # it is gone or stuck, and this is told elsewhere
         taken = threading.Event()
         session.hand_over(taken.set)
         taken.wait(_PATIENCE)
-        self._outages.watch(session.tunnels.values())
+        self._outages.watch(session.listed())
 
     def _causes(
         self,
@@ -92,7 +105,7 @@ class Explainer:
         ports = {int(first or second) for text in texts for first, second in _PORT.findall(text)}
         if not ports:
             ports = set(_ports_called(chain))
-        serving = {tunnel.local_port for tunnel in session.tunnels.values() if tunnel.is_alive()}
+        serving = {tunnel.local_port for tunnel in session.listed() if tunnel.is_alive()}
         told: set[str] = set()
         for outage in reversed(self._outages.between(began, time.time())):
             snapshot = outage.last
@@ -148,7 +161,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(each))
         yield each
         context = None if each.__suppress_context__ else each.__context__
-        waiting += [each.__cause__, context, *each.args, getattr(each, "reason", None), getattr(each, "orig", None)]
+        waiting += [each.__cause__, context, *each.args, _attribute(each, "reason"), _attribute(each, "orig")]
+
+
+def _attribute(error: BaseException, name: str) -> object:
+    """None where it has no such attribute."""
+    try:
+        return getattr(error, name, None)
+    except Exception:
+        return None  # a property is another's code
 
 
 def _text(error: BaseException) -> str:
@@ -183,17 +204,13 @@ def _ports_called(chain: Iterable[BaseException]) -> Iterator[int]:
                 yield value[1]
 
 
-def _mask_sent(chain: Iterable[BaseException], tunnels: Iterable[Tunnel]) -> str:
-    open_ones = {str(tunnel.local_port): tunnel for tunnel in tunnels if tunnel.local_port}
+def _ports_masked(chain: Iterable[BaseException]) -> Iterator[str]:
+    """The ports of the addresses at which the mask was a password, as text."""
     for names in _variables(chain):
         for value in names.values():
-            port = ""
             if type(value) is str and f":{_MASK}@" in value:
                 found = re.search(re.escape(f":{_MASK}@") + r"[^/\s]*?:(\d+)", value)
-                port = found[1] if found else ""
+                if found:
+                    yield found[1]
             elif isinstance(value, dict) and value.get("password") == _MASK:
-                port = str(value.get("port", ""))
-            if port in open_ones:
-                name = f"{open_ones[port].name}_dsn"
-                return f"the password sent was {_MASK}, the mask of {name} in a text: use {name}.reveal() there"
-    return ""
+                yield str(value.get("port", ""))

@@ -8,7 +8,8 @@ Nothing but IPython is imported with this module: `%load_ext` is to be quick, an
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from IPython.core.magic import Magics, line_cell_magic, magics_class, needs_local_scope, no_var_expand
@@ -244,7 +245,7 @@ class ForwardMagics(Magics):
             from ..render import Cards
 
             watcher.finish(cards[0] if len(cards) == 1 else Cards(tuple(cards)))
-        self._explain().look(self._session().tunnels.values())
+        self._explain().look(self._session().listed())
         self._shown.add(id(value))
         return value
 
@@ -256,12 +257,12 @@ class ForwardMagics(Magics):
     # ---- the other actions ----
 
     def _list(self) -> None:
-        from ..render import Facts, Table
+        from ..render import Table
+        from .facts import facts_of
 
         session = self._session()
         session.refresh()
-        tunnels = session.tunnels.values()
-        self._show(Table(tuple(Facts(tunnel.snapshot, tunnel.request.options.ttl) for tunnel in tunnels)))
+        self._show(Table(tuple(map(facts_of, session.listed()))))
 
     def _close(self, line: Line) -> None:
         found = [tunnel for name in line.names for tunnel in self._named(name)]
@@ -270,7 +271,7 @@ class ForwardMagics(Magics):
 
     def _close_all(self, line: Line) -> None:
         session = self._session()
-        found = list(session.tunnels.values())
+        found = session.listed()
         session.close(found)
         self._closed(found, line)
 
@@ -305,12 +306,12 @@ class ForwardMagics(Magics):
 
         session = self._session()
         group = self._openings().groups.get(name)
-        found = [tunnel for tunnel in session.tunnels.values() if tunnel.name == name]
+        found = [tunnel for tunnel in session.listed() if tunnel.name == name]
         if not found and group is not None:
             found = [tunnel for tunnel in group.values() if not tunnel.state.ended]
         if found:
             return found
-        known = [*(tunnel.name for tunnel in session.tunnels.values()), *self._openings().groups]
+        known = [*(tunnel.name for tunnel in session.listed()), *self._openings().groups]
         folded = {each.casefold(): each for each in known}
         near = [folded[each] for each in difflib.get_close_matches(name.casefold(), folded, n=3)]
         if near:
@@ -336,9 +337,10 @@ class ForwardMagics(Magics):
 
     def _card(self, tunnel: Tunnel) -> Card:
         from ..render import Card
+        from .facts import facts_of
 
         opened = self._openings().find(tunnel)
-        return opened.card() if opened is not None else Card(tunnel.snapshot)
+        return opened.card() if opened is not None else Card(facts_of(tunnel))
 
     def _show(self, view: View) -> None:
         if getattr(self._shell, "kernel", None) is not None:
@@ -358,18 +360,17 @@ class ForwardMagics(Magics):
         """A cell begins: what it finds, its error may be explained with."""
         session = self._present()
         if session is not None and session.tunnels:
-            cell.before = self._explain().look(session.tunnels.values())
+            cell.before = self._explain().look(session.listed())
 
     def _leave(self, cell: Cell, error: BaseException | None) -> None:
-        """A cell has ended; what was opened for it goes with it. Never raises."""
+        """A cell has ended; what was opened for it goes with it, whatever becomes of the explanation. Never raises."""
         try:
-            self._say_why(cell, error)
-            if cell.tunnels or cell.loans:
-                self._openings().leave(cell)
-        except KeyboardInterrupt:
-            pass  # the engine has been told
-        except Exception as problem:
-            print(f"xec_forward: {problem}", file=sys.stderr)
+            with _saying_what_fails():
+                self._say_why(cell, error)
+        finally:
+            with _saying_what_fails():
+                if cell.tunnels or cell.loans:
+                    self._openings().leave(cell)
 
     def _say_why(self, cell: Cell, error: BaseException | None) -> None:
         """Below the traceback of a cell, what a tunnel had to do with it."""
@@ -385,8 +386,13 @@ class ForwardMagics(Magics):
         if self._explainer is None:
             from .explain import Explainer
 
-            self._explainer = Explainer()
+            self._explainer = Explainer(self._dsn_name)
         return self._explainer
+
+    def _dsn_name(self, tunnel: Tunnel) -> str:
+        """How the notebook calls its connection string: a tunnel made in Python has none but the handle's."""
+        opened = self._openings().find(tunnel)
+        return opened.names[-1] if opened is not None and len(opened.names) > 1 else f"{tunnel.name}.url"
 
     # ---- the session ----
 
@@ -416,3 +422,14 @@ class ForwardMagics(Magics):
         if panel is not None:
             panel.end(self._opened)
         self._opened.forget()
+
+
+@contextmanager
+def _saying_what_fails() -> Iterator[None]:
+    """IPython's events have nobody to raise to: a failure is one line, and an interrupt ends what is waited for."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass  # the engine has been told
+    except Exception as problem:
+        print(f"xec_forward: {problem}", file=sys.stderr)

@@ -28,10 +28,11 @@ from ..errors import ConfigError, ForwardError, SpecError
 from ..line import Line
 from ..model import TunnelState
 from ..options import Service
-from ..render import Card, Facts
+from ..render import Card
 from ..source import SourceKind
 from ..spec import Kind
 from . import prompts
+from .facts import facts_of
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
 
@@ -82,8 +83,7 @@ class Opened:
 
     def card(self, *, reused: bool = False, fresh: bool = False) -> Card:
         """Its card as it is now."""
-        facts = Facts(self.tunnel.snapshot, self.tunnel.request.options.ttl)
-        return Card(facts, self.names, self.variables, self.remarks, reused, fresh)
+        return Card(facts_of(self.tunnel), self.names, self.variables, self.remarks, reused, fresh)
 
 
 @dataclass(slots=True, eq=False)
@@ -238,7 +238,7 @@ class Openings:
         return plans
 
     def _plan_name(self, session: Session, plan: _Plan, known: list[Opened], names: set[str], kept: set[int]) -> None:
-        others = [tunnel for tunnel in session.tunnels.values() if id(tunnel) not in kept and not tunnel.state.ended]
+        others = [tunnel for tunnel in session.listed() if id(tunnel) not in kept and not tunnel.state.ended]
         if plan.wanted.explicit:
             plan.name = plan.wanted.explicit
             plan.replaces = [tunnel for tunnel in others if tunnel.name == plan.name]
@@ -249,7 +249,7 @@ class Openings:
                 known.remove(opened)
                 plan.replaces = [opened.tunnel]
                 break
-        taken = {tunnel.name for tunnel in session.tunnels.values() if tunnel not in plan.replaces} | names
+        taken = {tunnel.name for tunnel in session.listed() if tunnel not in plan.replaces} | names
         plan.name = self._namespace.free(plan.wanted.default, taken, plan.replaces)
 
     # ---- opening ----

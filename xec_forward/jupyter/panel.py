@@ -5,6 +5,7 @@ Made of ipywidgets' own widgets, which are imported only here and in its parts:
     panel_row     one tunnel: its card, its buttons, what a press came to
     panel_form    target, spec and options, and the line that is written of them
     panel_press   what a press does, on a thread of its own
+    panel_table   the table below it, for a notebook that is opened without its kernel
 
 Everything in a widget is saved with the notebook: nothing but what a card shows is put into one, and what a person
 types into the form is taken out again where it could be a secret. Beside the widgets the display holds the table as
@@ -17,20 +18,19 @@ changes. It ends with the panel.
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
 from html import escape
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ..client.history import Histories
 from ..client.session import Session
 from ..client.tunnel import Tunnel
-from ..render import Facts, Table, block
+from ..render import Table, block
 from .extension import session_for
+from .facts import facts_of
 from .openings import Openings
+from .panel_table import FoldedTable
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -41,10 +41,11 @@ logger = logging.getLogger(__name__)
 PAUSE = 0.5
 
 _WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-_WAITS = (
-    "While a cell runs, these buttons wait for its end: this {what} sends them one after the other. "
-    "JupyterLab's sidebar Tunnels does not wait"
-)
+_WAITS = "While a cell runs, these buttons wait for its end{}. JupyterLab's sidebar Tunnels does not wait"
+_KERNEL = ": this kernel takes one after the other"
+_FRONT_END = ": this front-end sends them one after the other"
+# Before the first press there is no telling.
+_PERHAPS = ", unless the front-end uses subshells, as JupyterLab does"
 _open: WeakKeyDictionary[Openings, Panel] = WeakKeyDictionary()
 
 
@@ -89,11 +90,11 @@ class Panel:
         self._shell = shell
         self._openings = openings
         self._session = session
-        self._histories = Histories()
         self._lock = threading.RLock()
         self._ended = threading.Event()
         self._make_row = Row
         self._rows: dict[Tunnel, Row] = {}
+        self._table = FoldedTable(session)
         self._none = widgets.HTML(block("no tunnel is open"))
         self._list = widgets.VBox([self._none])
         self._note = widgets.HTML()
@@ -107,8 +108,7 @@ class Panel:
         self.box = widgets.VBox([self._list, self._form.box, self._note, self._close])
         answer_beside_cells([*self._form.widgets, self._close])
         self._supports = bool(getattr(shell.kernel, "_supports_kernel_subshells", False))  # type: ignore[attr-defined]
-        if not self._supports:
-            self._note.value = block(escape(_WAITS.format(what="kernel")))
+        self._note.value = block(escape(_WAITS.format(_PERHAPS if self._supports else _KERNEL)))
         self.update()
 
     def display(self) -> None:
@@ -119,6 +119,7 @@ class Panel:
         view = {"version_major": 2, "version_minor": 0, "model_id": self.box.model_id}
         bundle = {_WIDGET_VIEW: view, "text/html": table.html(), "text/plain": table.plain()}
         display(bundle, raw=True)  # type: ignore[no-untyped-call]
+        self._table.display()
         threading.Thread(target=self._follow, name="xec_forward panel", daemon=True).start()
 
     def update(self) -> None:
@@ -126,7 +127,7 @@ class Panel:
         with self._lock:
             if self._ended.is_set():
                 return
-            tunnels = list(self._session.tunnels.values())
+            tunnels = self._session.listed()
             gone = [self._rows.pop(tunnel) for tunnel in list(self._rows) if tunnel not in tunnels]
             new = [tunnel for tunnel in tunnels if tunnel not in self._rows]
             for tunnel in new:
@@ -134,11 +135,12 @@ class Panel:
                 answer_beside_cells(self._rows[tunnel].widgets)
             for tunnel, row in self._rows.items():
                 opened = self._openings.find(tunnel)
-                row.update(_facts(tunnel, self._histories), opened)
+                row.update(facts_of(tunnel), opened)
             if gone or new:
                 self._list.children = [row.box for row in self._rows.values()] or [self._none]
             for row in gone:
                 row.close()
+            self._table.update()
 
     def end(self) -> None:
         """Update no more; how things stand now stays, as HTML alone. Idempotent."""
@@ -150,7 +152,8 @@ class Panel:
             if self._ended.is_set():
                 return
             self._ended.set()
-            left = _table(self._session, self._histories).html()
+            self._table.update()
+            left = _table(self._session).html()
             self.box.children = [widgets.HTML(left + block("This panel is closed; %forward --panel opens another"))]
             for row in self._rows.values():
                 row.close()
@@ -159,9 +162,10 @@ class Panel:
 
     def _heard(self) -> None:
         """A button was pressed: a front-end that knows of subshells says so in its message."""
-        parent = self._shell.kernel.get_parent("shell")  # type: ignore[attr-defined]
-        if self._supports and not (parent.get("header") or {}).get("subshell_id"):
-            self._note.value = block(escape(_WAITS.format(what="front-end")))
+        if self._supports:
+            parent = self._shell.kernel.get_parent("shell")  # type: ignore[attr-defined]
+            beside = (parent.get("header") or {}).get("subshell_id")
+            self._note.value = "" if beside else block(escape(_WAITS.format(_FRONT_END)))
 
     def _follow(self) -> None:
         while not self._ended.wait(PAUSE):
@@ -184,15 +188,8 @@ def answer_beside_cells(widgets: list[Any]) -> None:
             widget.comm._reply_subshell_for = lambda data, default: default
 
 
-def _facts(tunnel: Tunnel, histories: Histories) -> Facts:
-    history, now = histories.of(tunnel), time.monotonic()
-    # A line that moves on by whole seconds is another one once a second at most.
-    return Facts(tunnel.snapshot, tunnel.request.options.ttl, history.rate(now), history.line(math.ceil(now)))
-
-
-def _table(session: Session, histories: Histories | None = None) -> Table:
-    known = histories or Histories()
-    return Table(tuple(_facts(tunnel, known) for tunnel in list(session.tunnels.values())))
+def _table(session: Session) -> Table:
+    return Table(tuple(map(facts_of, session.listed())))
 
 
 def _display(table: Table, remark: str) -> None:

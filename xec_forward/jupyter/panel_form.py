@@ -52,8 +52,8 @@ _FIELDS = {
         ("options", "-n production --dsn postgresql://ana@/sales --password secret:postgres/password", "svc/x 80"),
     ),
 }
-# Where a line that is refused may hold a secret: at an option for one (misspelt, too), or as a URL's password.
-_MAY_BE_SECRET = re.compile(r"pas|pw|secret|dsn|token|//[^/@\s]*:[^@\s]*@", re.IGNORECASE)
+# Where a line that is refused may hold a secret: at an option for one (misspelt, too), or between a user and an @.
+_MAY_BE_SECRET = re.compile(r"pas|pw|secret|dsn|token|:(?!//)[^@\s]*@", re.IGNORECASE)
 
 
 class Field(widgets.Text):  # type: ignore[misc]
@@ -137,7 +137,7 @@ class Form:
     def _press(self) -> None:
         """On the thread that hears the front-end, which must not wait."""
         self._heard()
-        texts = [text for field in self._fields if (text := " ".join(field.value.split()))]
+        texts = [text for field in self._fields if (text := " ".join(field.value.splitlines()).strip())]
         try:
             if any(mark in text for text in texts for mark in "${"):
                 raise SpecError("$name and {expression} are a cell's", hint="Write them out, or run the line in a cell")
