@@ -9,8 +9,10 @@ const REQUEST = 'xec_forward_request';
 const COMM = 'xec_forward';
 // Native code that holds Python's global lock keeps a kernel from answering anybody. Who asks them all how things are
 // waits so long, and who has pressed a button is told after so long; in milliseconds.
-const ANSWERED_WITHIN = 1500;
+const ANSWERED_WITHIN = 2000;
 const TAKEN_WITHIN = 5000;
+// A kernel without xec_forward says that it is done and sends no reply: for so long the reply may yet be on its way.
+const REPLY_MAY_LAG = 500;
 
 /** A reply: see jupyter/bridge.py. */
 interface IReply {
@@ -62,9 +64,8 @@ class Link {
   async list(): Promise<void> {
     const { taken, reply } = this.request({ action: 'list' });
     const told = reply.then(each => this.take(each));
-    const first = await Promise.race([told, taken]);
-    // Of the two a reply may be the later one: it then corrects this.
-    if (first === 'taken' && this.model.knowledge(this.kernel.id) === 'unknown') {
+    const first = await Promise.race([told, taken.then(() => pause(REPLY_MAY_LAG))]);
+    if (first === 'paused' && this.model.knowledge(this.kernel.id) === 'unknown') {
       this.model.forget(this.kernel.id, 'absent');
     }
   }
