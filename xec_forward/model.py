@@ -149,7 +149,7 @@ class Snapshot(Value, frozen=True):
 
 
 class Stage(Value, frozen=True):
-    """One stage of a health check: listener, link, target, hello. `milliseconds` is None where it was not reached."""
+    """One stage of a health check: listener, link, target, hello. `milliseconds` is None where it did not pass."""
 
     name: str
     milliseconds: float | None

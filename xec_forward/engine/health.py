@@ -160,29 +160,29 @@ async def examine(
         timeout: seconds that all of it may take.
 
     Returns:
-        The stages that were reached, and what went wrong.
+        The stages that were reached, the last with its error's code where it failed, and what went wrong.
     """
     stages = [Stage("listener", 0.0 if snapshot.listen else None)]
     if link is None:
         return Health(False, (*stages, Stage("link", None, snapshot.state)), snapshot.error)
+    trying = "link"
     try:
         async with asyncio.timeout(timeout):
-            stages.append(Stage("link", _milliseconds(await link.round_trip())))
+            stages.append(Stage(trying, _milliseconds(await link.round_trip())))
             if connect is None:
                 return Health(snapshot.state is TunnelState.READY, tuple(stages), snapshot.error)
             async with Probe(connect, scheme) as probe:
-                start = time.monotonic()
+                trying, start = "target", time.monotonic()
                 await probe.open(link)
-                stages.append(Stage("target", _milliseconds(time.monotonic() - start)))
+                stages.append(Stage(trying, _milliseconds(time.monotonic() - start)))
                 if probe.scheme:
-                    start = time.monotonic()
+                    trying, start = probe.scheme, time.monotonic()
                     outcome = await probe.hello()
-                    stages.append(Stage(probe.scheme, _milliseconds(time.monotonic() - start), outcome))
-    except TimeoutError:
-        error: ForwardError = DeadlineError("the health check took too long", hop=snapshot.route[-1])
-        return Health(False, tuple(stages), Fault.of(error))
-    except ForwardError as caught:
-        return Health(False, tuple(stages), Fault.of(caught))
+                    stages.append(Stage(trying, _milliseconds(time.monotonic() - start), outcome))
+    except (TimeoutError, ForwardError) as caught:
+        late = DeadlineError("the health check took too long", hop=snapshot.route[-1])
+        error = caught if isinstance(caught, ForwardError) else late
+        return Health(False, (*stages, Stage(trying, None, error.code)), Fault.of(error))
     return Health(all(stage.outcome == "ok" for stage in stages), tuple(stages))
 
 

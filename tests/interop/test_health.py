@@ -1,0 +1,53 @@
+"""health_check() (S57): each stage with its time, and where it fails the stage and the error."""
+
+from __future__ import annotations
+
+import time
+
+import xec_forward as xf
+from tests.interop.test_reconnection import open_echo, until
+from tests.peers.postgres import Postgres
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd
+from xec_forward.client.session import current
+from xec_forward.model import Health
+
+
+def outcomes(health: Health) -> list[tuple[str, str]]:
+    return [(stage.name, stage.outcome) for stage in health.stages]
+
+
+def test_each_stage_of_a_healthy_tunnel_has_its_time(bastion: Sshd, postgres: Postgres) -> None:
+    spec = {"remote_host": "pg.vpc", "remote_port": postgres.port, "local_port": 0}
+    with xf.ssh("bastion").forward(**spec, dsn="postgresql://ana@/sales") as pg:
+        health = pg.health_check()
+        assert health
+        assert health.error is None
+        assert outcomes(health) == [(name, "ok") for name in ("listener", "link", "target", "postgresql")]
+        assert all(stage.milliseconds is not None and 0 <= stage.milliseconds < 5000 for stage in health.stages)
+
+
+def test_target_that_refuses_is_the_stage_that_fails(bastion: Sshd, services: Services) -> None:
+    with xf.ssh("bastion").forward(
+        remote_host="pg.vpc", remote_port=services.refused, local_port=0, no_check=True
+    ) as tunnel:
+        health = tunnel.health_check()
+        assert not health
+        assert outcomes(health) == [("listener", "ok"), ("link", "ok"), ("target", "ECONNREFUSED")]
+        assert health.error is not None
+        assert "refused, as seen from bastion" in health.error.message
+
+
+def test_link_that_is_down_is_told_at_once_and_then_that_it_is_back(bastion: Sshd, services: Services) -> None:
+    with open_echo(services) as tunnel:
+        bastion.kill()
+        until(lambda: current().refresh() or tunnel.state is xf.TunnelState.RECONNECTING)
+        start = time.monotonic()
+        health = tunnel.health_check()
+        assert time.monotonic() - start < 2
+        assert not health
+        assert outcomes(health) == [("listener", "ok"), ("link", "reconnecting")]
+        assert health.error is not None
+        bastion.start()
+        tunnel.wait_ready(10)
+        assert tunnel.health_check()
