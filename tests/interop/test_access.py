@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import stat
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -26,20 +28,23 @@ STRANGER = 65534
 CLIENT = """
 import os, socket, sys
 os.setuid(int(sys.argv[2]))
-family = socket.AF_INET6 if ":" in sys.argv[3] else socket.AF_INET
+host, port = sys.argv[3], int(sys.argv[1])
+family = socket.AF_UNIX if "/" in host else socket.AF_INET6 if ":" in host else socket.AF_INET
 client = socket.socket(family)
 client.settimeout(10)
 try:
-    client.connect((sys.argv[3], int(sys.argv[1])))
+    client.connect(host if "/" in host else (host, port))
     client.sendall(b"ping")
     print(client.recv(4).decode())
 except ConnectionResetError:
     print("reset")
+except PermissionError:
+    print("denied")
 """
 
 
 def as_user(uid: int, port: int, host: str = "127.0.0.1") -> str:
-    """What a process of that user gets from the tunnel: `ping`, or `reset`."""
+    """What a process of that user gets from the tunnel (at a path: its unix socket): `ping`, `reset`, `denied`."""
     if os.getuid() != 0:
         pytest.skip("root, to be another user")
     done = subprocess.run(
@@ -70,9 +75,23 @@ def test_another_user_of_the_host_is_reset_counted_shown_and_logged(
         assert f"Rejected connection from {host}" in Path(current().log).read_text()
 
 
-def test_guard_off_lets_every_user_in(bastion: Sshd, services: Services) -> None:
+def test_guard_off_lets_every_user_in_and_says_so(bastion: Sshd, services: Services) -> None:
+    given_up = "every user of this machine can use this port: the guard is off"
+    with open_echo(services) as tunnel:
+        assert given_up not in tunnel.snapshot.notes
     with open_echo(services, guard="off") as tunnel:
         assert as_user(STRANGER, tunnel.local_port) == "ping"
+        assert given_up in tunnel.snapshot.notes
+
+
+def test_unix_socket_is_its_owners_alone(bastion: Sshd, services: Services) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)  # anybody may come as far as the socket
+        path = f"{folder}/echo.sock"
+        with xf.ssh("bastion").forward(local_host=path, remote_host="pg.vpc", remote_port=services.echo):
+            assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+            assert as_user(STRANGER, 0, path) == "denied"
+            assert as_user(os.getuid(), 0, path) == "ping"
 
 
 def test_allowed_ips_turns_others_away_and_touches_nobody_else(bastion: Sshd, services: Services) -> None:

@@ -42,7 +42,11 @@ class Guard:
 
     def remark(self, local_host: str) -> str:
         """What the user should know of it, or ""."""
-        if self.owner is not None and local_host and is_loopback(local_host) and not sys.platform.startswith("linux"):
+        if not is_loopback(local_host):
+            return ""
+        if self.owner is None:
+            return "every user of this machine can use this port: the guard is off"
+        if not sys.platform.startswith("linux"):
             return "other users of this machine are not kept out: this system does not tell whose a connection is"
         return ""
 
