@@ -277,9 +277,11 @@ def test_server_that_waits_for_the_clients_version_is_examined_all_the_same(
                         client.sendall(data)
 
             threading.Thread(target=back, daemon=True).start()
-            while data := client.recv(65536):
-                server.sendall(data)
-            server.shutdown(socket.SHUT_RDWR)  # a socket that another thread still reads is not closed by close()
+            try:
+                while data := client.recv(65536):
+                    server.sendall(data)
+            finally:  # a socket that another thread still reads is not closed by close()
+                server.shutdown(socket.SHUT_RDWR)
 
     with speaker(relay) as port:
         write(Port=port, UserKnownHostsFile=bastion.write_known_hosts(tmp_path / "known", hosts=f"[127.0.0.1]:{port}"))
