@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import stat
 import statistics
@@ -42,6 +43,17 @@ except PermissionError:
     print("denied")
 """
 
+LEAVER = f"""
+import os, socket, struct, sys
+os.setuid({STRANGER})
+client = socket.socket()
+client.connect(("127.0.0.1", int(sys.argv[1])))
+client.sendall(b"FLUSHALL")
+if sys.argv[2] == "reset":
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+client.close()
+"""
+
 
 def as_user(uid: int, port: int, host: str = "127.0.0.1") -> str:
     """What a process of that user gets from the tunnel (at a path: its unix socket): `ping`, `reset`, `denied`."""
@@ -73,6 +85,34 @@ def test_another_user_of_the_host_is_reset_counted_shown_and_logged(
         current().refresh()
         assert (tunnel.stats.rejected, tunnel.stats.clients_total) == (1, 1)
         assert f"Rejected connection from {host}" in Path(current().log).read_text()
+
+
+@pytest.mark.parametrize("leaves", ["close", "reset"])
+def test_another_user_who_sends_and_leaves_at_once_delivers_nothing(
+    bastion: Sshd, services: Services, leaves: str
+) -> None:
+    """What it sent lies in our buffer when its socket is gone: the engine is held still until it has left."""
+    if os.getuid() != 0:
+        pytest.skip("root, to be another user")
+    with socket.create_server(("127.0.0.1", 0)) as far:
+        far.settimeout(10)
+        arguments = {"remote_host": "pg.vpc", "remote_port": far.getsockname()[1], "local_port": 0, "no_check": True}
+        with xf.ssh("bastion").forward(**arguments) as tunnel:
+            os.kill(current().engine_pid, signal.SIGSTOP)
+            try:
+                leaver = [sys.executable, "-c", LEAVER, str(tunnel.local_port), leaves]
+                subprocess.run(leaver, timeout=30, check=True)
+            finally:
+                os.kill(current().engine_pid, signal.SIGCONT)
+            # A connection of ours, behind it in the backlog, is the first that the service sees.
+            with socket.create_connection(("127.0.0.1", tunnel.local_port)) as own:
+                own.sendall(b"mine")
+                served, _ = far.accept()
+                with served:
+                    assert served.recv(100) == b"mine"
+            current().refresh()
+            # (Of one that has reset its connection there is nothing left to turn away.)
+            assert (tunnel.stats.rejected, tunnel.stats.clients_total) == (leaves == "close", 1)
 
 
 def test_guard_off_lets_every_user_in_and_says_so(bastion: Sshd, services: Services) -> None:

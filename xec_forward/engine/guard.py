@@ -63,10 +63,14 @@ class Guard:
             return ProhibitedError(f"Rejected connection from {address}", hint="--allowed-ips says who may connect")
         if self.owner is not None and address.is_loopback:
             found = query(peer, own)
-            # A socket that is gone already harms nobody; one whose owner cannot be told is let in, and was remarked on.
-            if found is not None and found.inode and found.uid not in (self.owner, 0):
+            # One whose owner cannot be told here at all is let in, and was remarked on. One that has left already is
+            # not harmless: what it sent is here, waiting to be read.
+            if found is not None and not (found.uid == self.owner or (found.uid == 0 and found.inode)):
+                whose = f"it is of another user (uid {found.uid})"
+                if found.uid <= 0:
+                    whose = "it has left already, and whose it was cannot be told any more"
                 return ProhibitedError(
-                    f"Rejected connection from {address}: it is of another user (uid {found.uid})",
+                    f"Rejected connection from {address}: {whose}",
                     hint="--guard off lets every user of this machine in",
                 )
         return None
