@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.peers.figures import SAID
 from tests.peers.postgres import Postgres, postgres_server
 from tests.peers.postgres import missing as postgres_missing
 from tests.peers.services import Services
@@ -35,6 +36,14 @@ def pytest_configure() -> None:
     """A shell that runs the tests in the background has them ignore SIGINT, and every program they start with them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The figures of the tables of faults."""
+    if SAID:
+        terminalreporter.section("faults")
+        for line in SAID:
+            terminalreporter.write_line(line)
 
 
 # How long an example takes on a shared machine says nothing of the property.

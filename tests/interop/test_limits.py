@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import stat
 import time
@@ -156,3 +158,21 @@ def test_unix_socket_of_the_bastion_is_reached(bastion: Sshd, tmp_path: Path) ->
         xf.ssh("bastion").forward(local_port=0, remote_host=own.echo_path) as tunnel,
     ):
         assert ask(tunnel.local_port) == b"ping"
+
+
+def test_more_clients_are_served_than_a_shells_limit_of_descriptors_allows(bastion: Sshd, services: Services) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        current().stop()
+        tunnel = open_echo(services)  # by an engine that inherits the limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with tunnel, contextlib.ExitStack() as clients:
+        opened = [
+            clients.enter_context(socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=20))
+            for _ in range(300)
+        ]
+        for client in opened:
+            client.sendall(b"ping")
+        assert all(client.recv(4, socket.MSG_WAITALL) == b"ping" for client in opened)

@@ -11,6 +11,8 @@ from pathlib import Path
 from xec_forward.client.session import current
 
 MEGABYTE = 1024 * 1024
+# Every row that was said, for the end of the run: pytest shows nothing of a test that passes.
+SAID: list[str] = []
 
 
 class Figures:
@@ -59,10 +61,12 @@ class Figures:
         descriptors, tasks, megabytes = self.kept()
         took = "-" if recovered is None else f"{recovered:.2f} s"
         rest = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in more.items())
-        print(
-            f"\n{row:<42} lost {lost} B  recovered {took:>6}  "
+        line = (
+            f"{row:<42} lost {lost} B  recovered {took:>6}  "
             f"kept {descriptors:+d} descriptors {tasks:+d} tasks {megabytes:+.1f} MB  | {rest}"
         )
+        SAID.append(line)
+        print(f"\n{line}")
 
     def _tellings(self) -> list[int]:
         return [int(count) for count in re.findall(r" (\d+) tasks: .*\n", self._log.read_text())]
