@@ -19,6 +19,7 @@ from types import TracebackType
 import pytest
 import uvloop
 
+from tests.interop import test_access
 from tests.peers.channels import DEADLINE, Recorder
 from tests.peers.links import eventually, linked, target
 from tests.peers.services import Services, pattern, pattern_digest
@@ -593,6 +594,8 @@ async def test_real_ssh_opens_and_cancels_a_local_forward_on_our_master(
         async with asyncio.timeout(DEADLINE):
             assert (await reader.read()).startswith(b"8 ")
         writer.close()
+        if os.getuid() == 0:  # who can be somebody else
+            assert await asyncio.to_thread(test_access.as_user, test_access.STRANGER, port) == "reset"
         assert (await run_ssh(master.path, "-O", "cancel", *forward)).returncode == 0
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", port)

@@ -6,17 +6,22 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import os
 import socket
 from typing import Any
 
 from ....errors import BindPermissionError, ConfigError, ForwardError, PortInUseError
 from ....spec import Endpoint
+from ...guard import Guard
+from ...splice import RESET_ON_CLOSE
 from ..base import Link
 from . import mux
 from .stdio import Stdio
 
 _BACKLOG = 128
+
+logger = logging.getLogger(__name__)
 
 
 class Forwards:
@@ -28,6 +33,7 @@ class Forwards:
 
     def __init__(self, link: Link) -> None:
         self._link = link
+        self._guard = Guard.of((), "uid")
         self._loop = asyncio.get_running_loop()
         self._listeners: dict[mux.Forwarding, list[socket.socket]] = {}
         self._clients: set[Stdio] = set()
@@ -78,6 +84,11 @@ class Forwards:
         try:
             client, peer = listener.accept()
         except OSError:
+            return
+        if isinstance(peer, tuple) and (error := self._guard.refuses(peer[:2], client.getsockname()[:2])) is not None:
+            logger.warning("%s", error)
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            client.close()
             return
         with contextlib.suppress(OSError):
             client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
