@@ -42,11 +42,9 @@ function pause(milliseconds: number): Promise<'paused'> {
   return new Promise(resolve => window.setTimeout(() => resolve('paused'), milliseconds));
 }
 
-/** Whether a kernel's process says that it ends, or the server that it has ended: the other states are its own. */
-function ends(message: KernelMessage.IIOPubMessage): boolean {
-  return KernelMessage.isStatusMsg(message)
-    ? !['starting', 'busy', 'idle'].includes(message.content.execution_state)
-    : (message.header.msg_type as string) === 'shutdown_reply';
+/** Whether the server says that a kernel's process has died: the other states are the kernel's own. */
+function died(message: KernelMessage.IIOPubMessage): boolean {
+  return KernelMessage.isStatusMsg(message) && !['starting', 'busy', 'idle'].includes(message.content.execution_state);
 }
 
 /** One running kernel. */
@@ -155,7 +153,7 @@ class Link {
       if (data.loaded || data.last) {
         void this.list();
       }
-    } else if (ends(message)) {
+    } else if (died(message)) {
       this.model.forget(this.kernel.id, 'absent');
     } else if (KernelMessage.isStatusMsg(message)) {
       const { session } = message.header;
