@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.fake_link import FakeLink
+from xec_forward.engine import splice
 from xec_forward.engine.links.base import HalfClose
 from xec_forward.engine.relay import Relay
 from xec_forward.errors import ForwardError, LostError, RefusedError
@@ -212,6 +213,25 @@ async def test_deferred_half_close_waits_until_the_far_side_has_finished() -> No
         channel.protocol.eof_received()
         await within(channel.ended.wait())
         assert await receive(client) == b""
+
+
+async def test_half_closed_client_of_whom_nothing_can_be_told_is_reset_after_a_long_quiet(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On another host, or not on Linux: it may be there and wait, and an end in order would pass for its answer."""
+    monkeypatch.setattr(splice, "query", lambda *ends: None)
+    monkeypatch.setattr(splice, "LONG_QUIET", 0.2)
+    async with house() as h:
+        link = FakeLink(HalfClose.DEFERRED)
+        h.relay.attach(link)
+        client = await h.connect()
+        channel = await link.channel()
+        await send(client, b"request")
+        client.shutdown(socket.SHUT_WR)
+        with pytest.raises(ConnectionResetError):
+            await receive(client)
+        assert channel.written == b"request"
+        assert not channel.aborted
 
 
 async def test_link_without_half_close_delivers_the_answer_to_a_client_that_half_closed() -> None:

@@ -12,6 +12,8 @@ import struct
 import sys
 from typing import NamedTuple
 
+from ..spec import is_loopback
+
 _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
@@ -50,11 +52,14 @@ def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
     For a client of ours, `local` is the address we see as its peer name, `remote` our own.
 
     Returns:
-        The owner, `GONE` where no such socket is left, None where it cannot be told (not Linux, no netlink).
+        The owner, `GONE` where no such socket is left, None where it cannot be told (not Linux, no netlink, a socket
+        of another host or network namespace).
     """
     if not sys.platform.startswith("linux"):
         return None
     local, remote = _unmapped(local), _unmapped(remote)
+    if not is_loopback(local[0].partition("%")[0]) and local[0] != remote[0]:
+        return None
     family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     request = (
         struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, _ALL_STATES)

@@ -295,7 +295,8 @@ class Client(asyncio.Protocol):
         """Whether a client that sends no more has no use for an answer either.
 
         A socket that was closed altogether looks from here just like one that was half-closed. On Linux the system
-        knows; elsewhere (and for unix sockets, where a write fails soon enough) a long quiet has to do.
+        knows; of clients of other hosts, and elsewhere (and for unix sockets, where a write fails soon enough) a long
+        quiet has to do.
         """
         ends = self._ends() if self._tcp else None
         if self._tcp and ends is None:
@@ -311,7 +312,7 @@ class Client(asyncio.Protocol):
             return
         if self.gone_for_good():
             self._far.leave()
-            self.finish()
+            self._break()  # one that is there after all must not take it for the end of its answer
             return
         next_pause = min(2 * pause, DEPARTURE_CHECK)
         self._leaving = asyncio.get_running_loop().call_later(pause, self.pass_end_when_gone, next_pause)
@@ -337,15 +338,18 @@ class Client(asyncio.Protocol):
         return self.phase in (Phase.SPLICED, Phase.ENDED) and now - self._moved < QUIET
 
     def reset(self, error: ForwardError) -> None:
-        """End now; the client sees a reset (EOF on a unix socket)."""
+        """End both sides now; the client sees a reset (EOF on a unix socket)."""
+        self._break()
+        far = self._far or self.incoming
+        if far is not None:
+            far.channel.abort()
+
+    def _break(self) -> None:
         self._end()
         if self._near is not None:
             if self._tcp and self._socket is not None and not self._near.is_closing():
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             self._near.abort()
-        far = self._far or self.incoming
-        if far is not None:
-            far.channel.abort()
 
     def not_served(self, error: ForwardError) -> None:
         """The channel opened before the far end was reached, and it could not be."""

@@ -1,0 +1,73 @@
+"""Clients of other hosts (`--gateway-ports`): the system does not tell whether they have left. They are served too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+import xec_forward as xf
+from tests.interop.test_reconnection import parked, until
+from tests.kubernetes.peer import NUMBERS, EmbeddedPeer, Programs
+from tests.kubernetes.programs import pattern_digest
+from tests.peers import netns
+from tests.peers.netns import Network
+from tests.peers.services import Services
+from tests.peers.sshd import Sshd
+from xec_forward.demo.cluster import Cluster
+
+WIDE = {"local_interface": "0.0.0.0", "gateway_ports": True, "local_port": 0}
+# Sends what it is given, shuts its writing down, and tells how much came back, and its sha256.
+CLIENT = """
+import hashlib, socket, sys
+client = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=12)
+client.sendall(sys.stdin.buffer.read())
+client.shutdown(socket.SHUT_WR)
+size, digest = 0, hashlib.sha256()
+while data := client.recv(1 << 20):
+    size += len(data)
+    digest.update(data)
+print(size, digest.hexdigest())
+"""
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    """Another host."""
+    if reason := netns.missing():
+        pytest.skip(reason)
+    with Network() as running:
+        yield running
+
+
+def ask(network: Network, tunnel: xf.Tunnel, request: bytes) -> bytes:
+    """What a client of the other host says that it got."""
+    return network.run(sys.executable, "-c", CLIENT, network.near, str(tunnel.local_port), input=request)
+
+
+def test_early_half_close_truncates_no_download(cluster: Cluster, network: Network) -> None:
+    size = 20_000_000
+    with Programs() as programs:
+        peer = EmbeddedPeer(cluster, programs.serves)
+        peer.add_pod("web")
+        source = NUMBERS["source"]
+        with peer.cluster().port_forward(pod="web", remote_port=source, no_check=True, **WIDE) as tunnel:
+            assert ask(network, tunnel, b"%d\n" % size).split() == [b"%d" % size, pattern_digest(size).encode()]
+
+
+def test_client_that_waits_while_the_bastion_is_down_is_served_when_it_returns(
+    bastion: Sshd, services: Services, network: Network
+) -> None:
+    target = xf.ssh("bastion")
+    with (
+        target.forward(remote_host="pg.vpc", remote_port=services.echo, **WIDE) as tunnel,
+        ThreadPoolExecutor() as pool,
+    ):
+        bastion.kill()
+        until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+        answer = pool.submit(ask, network, tunnel, b"ping")
+        until(parked(tunnel))
+        bastion.start()
+        assert answer.result(15).startswith(b"4 ")
