@@ -215,7 +215,7 @@ class PodGoneError(ForwardError):
 
 
 class LimitError(ForwardError):
-    """One of our own limits, such as the number of tunnels."""
+    """One of our own limits, such as the number of tunnels; or the system's for open files."""
 
     code = "ELIMIT"
 

@@ -15,12 +15,16 @@ function runs in the loop that it was registered from. A handler that fails is l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import logging
 import threading
+import weakref
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import partial
 
 from ..errors import ForwardError, SpecError
 from ..model import Snapshot
@@ -89,9 +93,9 @@ class Events:
             self._registered = [one for one in self._registered if (one.name, one.handler) != (name, handler)]
 
     def emit(self, event: Event) -> None:
-        """Tell everyone. `ready` and `close` are sticky, and `close` is told once."""
+        """Tell everyone. `ready` and `close` are sticky, and nothing comes after `close`."""
         with self._lock:
-            if event.name == "close" and "close" in self._sticky:
+            if "close" in self._sticky:
                 return
             if event.name in ("ready", "close"):
                 self._sticky[event.name] = event
@@ -111,31 +115,75 @@ class Events:
         except Exception:
             logger.exception("a handler of %s failed", event.name)
 
-    async def stream(self) -> AsyncIterator[Event]:
+    def stream(self) -> Stream:
         """Every event from now on, what is sticky first; ends after `close`."""
-        loop = asyncio.get_running_loop()
-        queue: asyncio.Queue[Event] = asyncio.Queue()
-
-        def put(event: Event) -> None:
-            loop.call_soon_threadsafe(queue.put_nowait, event)
-
+        inbox = _Inbox()
+        put = inbox.put
         with self._lock:
-            for name in NAMES:
-                self._registered.append(_Registered(name, put, False, None))
-            missed = list(self._sticky.values())
-        try:
-            for event in missed:
-                yield event
-                if event.name == "close":
-                    return
-            while True:
-                event = await queue.get()
-                yield event
-                if event.name == "close":
-                    return
-        finally:
+            self._registered += [_Registered(name, put, False, None) for name in NAMES]
+            for event in self._sticky.values():
+                put(event)
+
+        def leave() -> None:
             for name in NAMES:
                 self.remove(name, put)
+
+        return Stream(inbox, leave)
+
+
+class Stream(AsyncIterator[Event]):
+    """Events in their order, for `async for`. One that nobody has any more takes no more of them."""
+
+    def __init__(self, inbox: _Inbox, leave: Callable[[], None]) -> None:
+        self._inbox = inbox
+        self._leave = weakref.finalize(self, leave)
+
+    async def __anext__(self) -> Event:
+        if not self._leave.alive and self._inbox.empty:
+            raise StopAsyncIteration
+        event = await self._inbox.get()
+        if event.name == "close":
+            self._leave()
+        return event
+
+    async def aclose(self) -> None:
+        """Take no more; what came is dropped. Idempotent."""
+        self._leave()
+        self._inbox.clear()
+
+
+class _Inbox:
+    """Filled by the handler thread, emptied by a coroutine of any loop."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: deque[Event] = deque()
+        self._wake: Callable[[], object] | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not self._events
+
+    def clear(self) -> None:
+        self._events.clear()
+
+    def put(self, event: Event) -> None:
+        with self._lock:
+            self._events.append(event)
+            wake, self._wake = self._wake, None
+        if wake is not None:
+            with contextlib.suppress(RuntimeError):  # its loop has ended, and nobody waits there any more
+                wake()
+
+    async def get(self) -> Event:
+        loop = asyncio.get_running_loop()
+        while True:
+            with self._lock:
+                if self._events:
+                    return self._events.popleft()
+                came = asyncio.Event()
+                self._wake = partial(loop.call_soon_threadsafe, came.set)
+            await came.wait()
 
 
 async def _logged(handler: Callable[[Event], Awaitable[object]], event: Event) -> None:

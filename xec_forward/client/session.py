@@ -100,7 +100,7 @@ class Session(Connection):
         """End the engine and with it every tunnel, at once. Idempotent; the session can be used again."""
         self.end()
         for tunnel in self.listed():
-            tunnel.follow(_now(tunnel, TunnelState.CLOSED))
+            tunnel.follow(_now(tunnel, TunnelState.CLOSED), "close")  # the handler thread may be gone
         self.tunnels.clear()
 
     def abandon(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import quote
 
@@ -17,7 +17,7 @@ from ..dsn import ConnectionString, make, password_for, template_for
 from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
 from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
 from ..spec import Kind
-from .events import Event, Events, Handler
+from .events import Event, Events, Handler, Stream
 from .history import History
 from .session import Session, bound_forward
 
@@ -194,12 +194,15 @@ class Tunnel(traitlets.HasTraits):
     def follow(self, snapshot: Snapshot, event: str = "") -> None:
         """Take over a snapshot; the traits follow it. Called on the handler thread, and by whoever waited.
 
-        The two may come in either order: an older snapshot is passed over, its event is not.
+        The two may come in either order: an older snapshot is passed over, its event is not. An end that has no event
+        of its own is told in its turn, after the events that wait for the handler thread.
         """
         error = snapshot.error.error() if snapshot.error is not None else None
         self._take_over(snapshot, error)
-        if event or snapshot.state.ended:
-            self._events.emit(Event(event or "close", snapshot, error))
+        if event:
+            self._events.emit(Event(event, snapshot, error))
+        elif snapshot.state.ended:
+            self.session.hand_over(lambda: self._events.emit(Event("close", snapshot, error)))
 
     def _take_over(self, snapshot: Snapshot, error: ForwardError | None) -> None:
         with self._following:
@@ -232,7 +235,7 @@ class Tunnel(traitlets.HasTraits):
         """Undo `on` or `once`."""
         self._events.remove(event, handler)
 
-    def events(self) -> AsyncIterator[Event]:
+    def events(self) -> Stream:
         """All events from now on, for `async for`; `ready` comes first where it has been, `close` ends it."""
         return self._events.stream()
 

@@ -11,7 +11,6 @@ meant for the cell. If an orderly end takes too long, it ends all the same. SIGU
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import select
@@ -21,13 +20,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
+
+from . import descriptors
 
 # Seconds for an orderly end; the kernel's user waits for the port.
 END_LIMIT = 1.0
 _LOG_SIZE = 512 * 1024
-# The most open files that the engine asks for.
-DESCRIPTORS = 65536
 
 
 def _wait_for_parent(parent: int, over: threading.Event) -> None:
@@ -43,8 +43,16 @@ def _wait_for_parent(parent: int, over: threading.Event) -> None:
             return
 
 
+class _OwnersLog(RotatingFileHandler):
+    """A log whose every new file is its owner's alone."""
+
+    def _open(self) -> TextIOWrapper:
+        descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return open(descriptor, "a")
+
+
 def _configure_log(path: str) -> None:
-    handler = RotatingFileHandler(path, maxBytes=_LOG_SIZE, backupCount=1)
+    handler = _OwnersLog(path, maxBytes=_LOG_SIZE, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("asyncssh").setLevel(logging.WARNING)
@@ -81,24 +89,11 @@ async def _serve(descriptor: int, parent: int, log: str) -> None:
     await server.stop()
 
 
-def _allow_descriptors() -> None:
-    """Two for each client, and shells give a process 1,024: take what the system lets this account have."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS if hard == resource.RLIM_INFINITY else min(DESCRIPTORS, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(ValueError, OSError):  # macOS has a limit of its own below that
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-
-
 def main() -> None:
     """Run until the client or the parent is gone."""
     descriptor, parent, log = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _allow_descriptors()
+    descriptors.raise_limit()
     _configure_log(log)
     factory: Callable[[], asyncio.AbstractEventLoop]
     try:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..errors import ForwardError, ProhibitedError
+from ..errors import ForwardError, LimitError, ProhibitedError
 from ..spec import is_loopback
-from .sock_diag import query
+from . import descriptors
+from .sock_diag import query, tells_owners
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -36,17 +36,23 @@ class Guard:
     def of(cls, allowed_ips: Sequence[str], guard: str) -> Guard:
         """From the options: addresses and CIDRs (already checked), and `uid` or `off`."""
         same_user = guard != "off" and hasattr(os, "getuid")
-        return cls(
-            tuple(ipaddress.ip_network(text, strict=False) for text in allowed_ips), os.getuid() if same_user else None
-        )
+        return cls(tuple(_network(text) for text in allowed_ips), os.getuid() if same_user else None)
 
     def remark(self, local_host: str) -> str:
-        """What the user should know of it, or ""."""
+        """What the user should know of it, or "". To be asked before the listener takes anybody.
+
+        Raises:
+            LimitError: it cannot be found out, because no file may be opened any more.
+        """
+        try:
+            guarded = self.owner is not None and tells_owners()
+        except OSError as error:
+            raise LimitError(f"whose a connection is cannot be told: {error.strerror}", hint=descriptors.HINT) from None
         if not is_loopback(local_host):
             return ""
         if self.owner is None:
             return "every user of this machine can use this port: the guard is off"
-        if not sys.platform.startswith("linux"):
+        if not guarded:
             return "other users of this machine are not kept out: this system does not tell whose a connection is"
         return ""
 
@@ -61,14 +67,17 @@ class Guard:
             address in network for network in self.networks if network.version == address.version
         ):
             return ProhibitedError(f"Rejected connection from {address}", hint="--allowed-ips says who may connect")
-        if self.owner is not None and address.is_loopback:
+        # Where owners cannot be told at all everybody is let in, which was remarked on.
+        if self.owner is not None and address.is_loopback and tells_owners():
             found = query(peer, own)
-            # One whose owner cannot be told here at all is let in, and was remarked on. One that has left already is
-            # not harmless: what it sent is here, waiting to be read.
-            if found is not None and not (found.uid == self.owner or (found.uid == 0 and found.inode)):
-                whose = f"it is of another user (uid {found.uid})"
-                if found.uid <= 0:
+            # One that has left already is not harmless: what it sent is here, waiting to be read.
+            if found is None or not (found.uid == self.owner or (found.uid == 0 and found.inode)):
+                if found is None:
+                    whose = "whose it is could not be told this time"
+                elif found.uid <= 0:
                     whose = "it has left already, and whose it was cannot be told any more"
+                else:
+                    whose = f"it is of another user (uid {found.uid})"
                 return ProhibitedError(
                     f"Rejected connection from {address}: {whose}",
                     hint="--guard off lets every user of this machine in",
@@ -77,6 +86,15 @@ class Guard:
 
 
 OPEN_TO_ALL = Guard()
+
+
+def _network(text: str) -> Network:
+    """An address or a CIDR; one of IPv4-mapped addresses is the IPv4 network in it, as its clients are."""
+    network = ipaddress.ip_network(text, strict=False)
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is not None and network.prefixlen >= 96:
+        return ipaddress.IPv4Network((mapped, network.prefixlen - 96))
+    return network
 
 
 def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

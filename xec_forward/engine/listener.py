@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import socket
@@ -49,16 +50,16 @@ class Listener:
         """Stop accepting and unbind. Clients already accepted are not touched."""
         for server in self._servers:
             server.close()
-        # uvloop closes the descriptor in the next turns of the loop; "closed" means that the port is free.
-        for _ in range(10):
-            await asyncio.sleep(0)
-        for sock in self.sockets:
-            sock.close()
         if self.path:
-            try:
+            with contextlib.suppress(OSError):  # somebody removed it, or made the folder read-only
                 os.unlink(self.path)
-            except FileNotFoundError:
-                pass
+        try:
+            # uvloop closes the descriptor in the next turns of the loop; "closed" means that the port is free.
+            for _ in range(10):
+                await asyncio.sleep(0)
+        finally:
+            for sock in self.sockets:
+                sock.close()
 
 
 class Binder:
@@ -210,9 +211,15 @@ def _bind(addresses: list[tuple[int, str]], port: int) -> Listener:
 
 
 def _bind_unix(path: str) -> Listener:
-    """Bind an owner-only unix socket; a stale one (nobody listens) is replaced, any other file is left alone."""
+    """Bind an owner-only unix socket; a stale one (nobody listens) is replaced, any other file is left alone.
+
+    A folder that is not there is made, owner-only; one in which others may put another socket in the place of this is
+    remarked on.
+    """
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    folder = os.path.dirname(path) or "."
     try:
+        os.makedirs(folder, 0o700, exist_ok=True)
         try:
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
@@ -237,4 +244,11 @@ def _bind_unix(path: str) -> Listener:
             ) from None
         hint = "Choose another path"
         raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path, hint=hint) from None
-    return Listener([sock], "", 0, path)
+    rights = os.stat(folder)
+    listener = Listener([sock], "", 0, path)
+    others = rights.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not rights.st_mode & stat.S_ISVTX
+    if others or rights.st_uid not in (0, os.getuid()):
+        listener.notes.append(
+            f"other users may put a socket of theirs in the place of this one: {folder} is theirs too"
+        )
+    return listener

@@ -30,7 +30,7 @@ class Manager:
         self._neighbours = neighbours
         self._pool = Pool()
         binder = Binder(self._name_of_port, neighbours.holder)
-        self._house = House(self._pool, binder, asker, report, self._route, self._expired, log)
+        self._house = House(self._pool, binder, asker, report, self._route, self._publish, self._expired, log)
         self._ending: set[asyncio.Task[None]] = set()
         self._monitor = Monitor(lambda: self._pool.links, self._hurry)
         self._monitor.start()
@@ -44,7 +44,6 @@ class Manager:
         except BaseException:
             await self._drop(tunnel, grace=0.0)
             raise
-        self._publish()
         return tunnel.snapshot()
 
     async def close(self, numbers: Iterable[int], grace: float = 2.0) -> tuple[Snapshot, ...]:
@@ -105,6 +104,7 @@ class Manager:
         self._publish()
 
     def _hurry(self) -> None:
+        self._pool.dial_anew()
         for tunnel in self._tunnels.values():
             tunnel.hurry()
 

@@ -4,7 +4,8 @@
     moved      the system's addresses changed: another network, a VPN that came or went (`addresses`)
     silent     every 30 s each link is asked for a sign of life; two in a row that do not come, and it counts as lost
 
-After the first two every link is probed at once, and tries that wait for their turn are not waited for.
+After the first two every link is probed at once, tries that wait for their turn come at once, and those under way start
+afresh.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Monitor:
 
     Args:
         links: those that live.
-        hurry: told that tries which wait are to come at once.
+        hurry: told that every try is to come at once, and afresh.
         clock: the wall clock.
     """
 

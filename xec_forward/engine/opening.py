@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from ..errors import DeadlineError
 from ..model import Step
 
+# How long a connection may take to come about when another try follows, seconds.
+CONNECT_AGAIN = 5.0
+
 # call, kind, source, prompt, echo -> the answer; raises links.base.Unanswered
 Asker = Callable[[int, str, str, str, bool], Awaitable[str]]
 
@@ -26,6 +29,7 @@ class CallOpening:
 
     def __init__(self, call: int, asker: Asker, changed: Callable[[], None]) -> None:
         self.call = call
+        self.connect_within = CONNECT_AGAIN if not call else float("inf")
         self.steps: list[Step] = []
         self.step_since = 0.0
         self.waiting = self.waiting_hint = ""

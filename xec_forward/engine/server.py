@@ -47,6 +47,11 @@ from .neighbours import Neighbours
 
 logger = logging.getLogger(__name__)
 
+# Events of which the next report tells as well as the last: one client's, and none.
+OF_THE_MOMENT = ("", "error", "rejected")
+# Reports of one tunnel that are kept for a kernel that does not read.
+MOST_UNSENT = 100
+
 
 class Server(asyncio.Protocol):
     """Serves one client over one pipe. `ended` is set when the pipe is."""
@@ -61,7 +66,7 @@ class Server(asyncio.Protocol):
         self._asks: dict[int, asyncio.Future[str]] = {}
         self._last_ask = 0
         self._full = False
-        self._unsent: dict[int, Changed] = {}
+        self._unsent: dict[int, list[Changed]] = {}
 
     # ---- the pipe ----
 
@@ -89,19 +94,28 @@ class Server(asyncio.Protocol):
     def resume_writing(self) -> None:
         self._full = False
         unsent, self._unsent = self._unsent, {}
-        for report in unsent.values():
-            self._send(report)
+        for reports in unsent.values():
+            for report in reports:
+                self._send(report)
 
     def _send(self, report: Report) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(encode(report))
 
     def _report(self, report: Changed) -> None:
-        """A kernel that does not read (native code holding the GIL) must not fill our memory: the newest counts."""
-        if self._full:
-            self._unsent[report.snapshot.tunnel] = report
-        else:
+        """A kernel that does not read (native code holding the GIL) must not fill our memory: the newest counts.
+
+        Kept with it are the changes of state before it, so many of them, since nobody else tells of those.
+        """
+        if not self._full:
             self._send(report)
+            return
+        unsent = self._unsent.setdefault(report.snapshot.tunnel, [])
+        if unsent and unsent[-1].event in OF_THE_MOMENT:
+            last = unsent.pop()
+            report = Changed(report.snapshot, report.event or last.event)
+        unsent.append(report)
+        del unsent[:-MOST_UNSENT]
 
     # ---- requests ----
 

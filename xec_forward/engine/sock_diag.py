@@ -1,12 +1,14 @@
 """Ask Linux about one TCP socket of this machine: who owns it, and whether its owner has closed it.
 
 One netlink query (NETLINK_SOCK_DIAG, `struct inet_diag_req_v2` of linux/inet_diag.h; sock_diag(7)): exact,
-unprivileged, some 20 microseconds. Elsewhere than on Linux `query` answers None: "cannot be told".
+unprivileged, a few microseconds. Elsewhere than on Linux `query` answers None: "cannot be told".
 """
 
 from __future__ import annotations
 
+import functools
 import ipaddress
+import os
 import socket
 import struct
 import sys
@@ -46,6 +48,50 @@ def _unmapped(end: tuple[str, int]) -> tuple[str, int]:
     return (host[7:], end[1]) if host.lower().startswith("::ffff:") and "." in host else end
 
 
+class _Netlink:
+    """One netlink socket for every question, for as long as the process lives.
+
+    Kept, because where no descriptor is left is exactly where a stranger's connections may have taken them.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._sequence = 0
+
+    def ask(self, request: bytes) -> tuple[int, bytes]:
+        """One request of NETLINK_SOCK_DIAG, and the kind and body of its answer. Raises OSError."""
+        if self._socket is None:
+            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, _NETLINK_SOCK_DIAG)
+        self._sequence = (self._sequence + 1) & 0xFFFFFFFF
+        length = _HEADER.size + len(request)
+        header = _HEADER.pack(length, _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, self._sequence, 0)
+        self._socket.sendto(header + request, (0, 0))
+        # The answer is there when sendto returns; one of an earlier question, which was given up, may precede it.
+        while True:
+            answer = self._socket.recv(4096)
+            _, kind, _, sequence, _ = _HEADER.unpack_from(answer)
+            if sequence == self._sequence:
+                return kind, answer[_HEADER.size :]
+
+
+_netlink = _Netlink()
+
+
+@functools.cache
+def tells_owners() -> bool:
+    """Whether this system tells whose a connection on loopback is. Asked once, of a listener of our own.
+
+    (A Linux without the module answers as it does for a socket that is not there.) Raises OSError where there is no
+    descriptor to find out with.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    with socket.create_server(("127.0.0.1", 0), backlog=1) as ours:
+        own = ours.getsockname()
+        owner = query(own, own)
+        return owner is not None and owner.uid == os.geteuid() and owner.inode == os.fstat(ours.fileno()).st_ino
+
+
 def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
     """The owner of the TCP socket whose own end is `local` and whose peer is `remote`.
 
@@ -69,18 +115,13 @@ def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
         + struct.pack("=I", 0)
         + _NO_COOKIE
     )
-    message = _HEADER.pack(_HEADER.size + len(request), _SOCK_DIAG_BY_FAMILY, _NLM_F_REQUEST, 1, 0) + request
     try:
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
-            netlink.settimeout(0.5)
-            netlink.sendto(message, (0, 0))
-            answer = netlink.recv(4096)
+        kind, answer = _netlink.ask(request)
     except OSError:
         return None
-    _, kind, _, _, _ = _HEADER.unpack_from(answer)
     if kind == _NLMSG_ERROR:
-        (number,) = struct.unpack_from("=i", answer, _HEADER.size)
+        (number,) = struct.unpack_from("=i", answer)
         return GONE if number == -_ENOENT else None
     # struct inet_diag_msg: 4 bytes, the 48 bytes of inet_diag_sockid, expires, rqueue, wqueue, uid, inode
-    uid, inode = struct.unpack_from("=II", answer, _HEADER.size + 4 + 48 + 12)
+    uid, inode = struct.unpack_from("=II", answer, 4 + 48 + 12)
     return Owner(uid, inode)

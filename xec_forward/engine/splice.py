@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from ..errors import DeadlineError, ForwardError, LostError, ProhibitedError
 from ..spec import Endpoint
+from . import descriptors
 from .far import Far
 from .links.base import Link
 from .sock_diag import query
@@ -51,6 +52,8 @@ BUFFER_LIMIT = 256 * 1024
 FIRST_DEPARTURE_CHECK = 0.001
 DEPARTURE_CHECK = 0.5
 LONG_QUIET = 30.0
+# How long a link that is gone may take to say so, after a channel on it could not be opened for that.
+LOST_TOO = 0.5
 # How long a client that is still sending is read (and ignored) after the far side has closed.
 DRAIN = 1.0
 
@@ -153,7 +156,7 @@ class Client(asyncio.Protocol):
         if self.incoming is not None:
             self._spliced(self.incoming)
             self.incoming.channel.resume_reading()
-        elif (refusal := relay.refuses()) is not None:
+        elif (refusal := relay.refuses() or descriptors.exhausted(sock.fileno())) is not None:
             relay.refused += 1
             if refusal is not relay.refusal:  # that one is the tunnel's own state
                 relay.tell_failed(refusal)
@@ -244,16 +247,16 @@ class Client(asyncio.Protocol):
             return
         try:
             channel = await link.open_channel(self._connect, far, ends[0] if ends is not None else ("", 0))
-        except LostError:
+        except LostError as error:
             # Nothing of this client has been sent yet: it waits for the next link.
             if self.phase is Phase.OPENING:
                 self.phase = Phase.PARKED
                 if relay.link is not link:
                     self.splice()
+                elif not await _lost(link) and self.phase is Phase.PARKED and relay.link is link:
+                    self.turn_away(error)
             return
         except ForwardError as error:
-            relay.refused += 1
-            relay.tell_failed(error)
             self.turn_away(error)
             return
         if self.phase is not Phase.OPENING or self._near is None:
@@ -352,12 +355,13 @@ class Client(asyncio.Protocol):
             self._near.abort()
 
     def not_served(self, error: ForwardError) -> None:
-        """The channel opened before the far end was reached, and it could not be."""
+        """Count it and say why; where its channel opens before the far end is reached, that is later."""
         self._relay.refused += 1
         self._relay.tell_failed(error)
 
     def turn_away(self, error: ForwardError) -> None:
         """This client cannot be served: a proxy's client is told why, any other is reset."""
+        self.not_served(error)
         if self._handshake is None or self._near is None or self.phase is Phase.SPLICED:
             self.reset(error)
         else:
@@ -366,13 +370,10 @@ class Client(asyncio.Protocol):
 
     def _expire(self) -> None:
         if self.phase in (Phase.ASKING, Phase.PARKED, Phase.OPENING):
-            relay = self._relay
-            relay.refused += 1
-            error = DeadlineError(
-                f"a client waited {relay.hold:g} s and was reset", hint="--hold S lets clients wait longer"
+            hold = self._relay.hold
+            self.turn_away(
+                DeadlineError(f"a client waited {hold:g} s and was reset", hint="--hold S lets clients wait longer")
             )
-            relay.tell_failed(error)
-            self.turn_away(error)
 
     def _end(self) -> None:
         self.phase = Phase.ENDED
@@ -434,3 +435,9 @@ class Client(asyncio.Protocol):
     def _count_up(self, size: int) -> None:
         self._relay.bytes_up += size
         self._moved = asyncio.get_running_loop().time()
+
+
+async def _lost(link: Link) -> bool:
+    """Whether a link on which a channel was lost is gone too: it says so a moment later, if so."""
+    await asyncio.wait([link.lost], timeout=LOST_TOO)
+    return link.lost.done()

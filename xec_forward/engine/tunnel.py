@@ -48,6 +48,9 @@ MEND_INTERVAL = 5.0
 REPORT_INTERVAL = 0.5
 # Errors that another try will not mend.
 FINAL = (AuthenticationError, HostKeyError, ConfigError, RbacError)
+# ... but a cluster's refusal may pass, seconds: an API server that has just started knows no roles yet, and to be asked
+# again locks no account, as a refused SSH login does.
+PASSING = 30.0
 # How often a caller who waits between two tries hears of it, seconds.
 WORD = 5.0
 
@@ -76,6 +79,7 @@ class House:
     asker: Asker
     report: Callable[[Changed], None]
     route: Route
+    bound: Callable[[], None]
     expired: Callable[[Tunnel], None]
     log: str
 
@@ -221,15 +225,16 @@ class Tunnel:
         self._record.move(TunnelState.OPENING)
         async with self._deadline():
             await self._front.bind()
+            self._house.bound()
             if options.socks_user:
                 secret = await self._ask_socks_password()
                 self._credentials = (options.socks_user, secret)
-            if self.request.reopen or self._lazy:
-                # The port first: clients of the tunnel that was may already be knocking.
-                await self._front.serve()
-                if self.request.reopen:
-                    self._record.move(TunnelState.RECONNECTING, "reconnecting")
-                return
+            # Before there is a link: who knocks meanwhile waits as long as `hold` says, and is known to be there.
+            await self._front.serve()
+        if self.request.reopen:
+            self._record.move(TunnelState.RECONNECTING, "reconnecting")
+        if self.request.reopen or self._lazy:
+            return
         failures = 0
         while True:
             try:
@@ -237,7 +242,6 @@ class Tunnel:
                     link = await self._dial()
                     if not options.no_check:
                         await self._check_far(link)
-                    await self._front.serve()
                     await self._front.attach(link)
                 break
             except ForwardError as error:
@@ -256,7 +260,9 @@ class Tunnel:
             async with asyncio.timeout(options.timeout) as deadline:
                 opening.limit(deadline)
                 yield
-        except TimeoutError:
+        except TimeoutError as error:
+            if isinstance(error, ForwardError):  # one of the steps had a deadline of its own
+                raise
             hop = str(self._connect) if opening.waiting else self.request.target.host
             raise opening.late(options.timeout, hop) from None
 
@@ -335,7 +341,8 @@ class Tunnel:
 
     async def _redial(self) -> None:
         """Dial until there is a link again: from reconnecting (or waiting, failed) to ready."""
-        delay, failures = FIRST, 0
+        loop = asyncio.get_running_loop()
+        delay, failures, since = FIRST, 0, loop.time()
         while True:
             self._record.begin()
             try:
@@ -343,9 +350,10 @@ class Tunnel:
                     link = await self._dial()
             except ForwardError as error:
                 failures += 1
-                if isinstance(error, FINAL) or failures > self._most_failures():
+                final = isinstance(error, FINAL) and not self._may_pass(error, loop.time() - since)
+                if final or failures > self._most_failures():
                     await self._give_up(error)
-                    delay, failures = FIRST, 0
+                    delay, failures, since = FIRST, 0, loop.time()
                     continue
                 self._record.failed(error)
                 logger.info("%s: %s; again in about %.1f s", self.name, error, delay)
@@ -356,6 +364,11 @@ class Tunnel:
                 self._front.relay.park()
                 await self._attach(link, "reconnected" if self._record.opened_at else "ready")
                 return
+
+    def _may_pass(self, error: ForwardError, seconds: float) -> bool:
+        """Whether a refusal that has lasted so long is no final one."""
+        refused = isinstance(error, AuthenticationError | RbacError) and not isinstance(error.__cause__, Unanswered)
+        return refused and self.request.cluster is not None and seconds < PASSING
 
     async def _give_up(self, error: ForwardError) -> None:
         """Another try will not mend it: refuse clients, with the port held, until somebody asks for one."""
@@ -404,11 +417,11 @@ class Tunnel:
     async def reconnect(self) -> None:
         """Drop the link and dial again, also from waiting and failed; the port stays.
 
-        Returns when the link is gone, not when there is another.
+        Returns when the link is gone, not when there is another. A tunnel that is still opening dials as it is.
         """
         self._again.set()
         self._pause.hurry()
-        if self._lease is not None:
+        if self._lease is not None and self.opened.done():
             link = self._lease.link
             link.abort()
             await asyncio.wait([link.lost])

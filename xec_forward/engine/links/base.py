@@ -153,7 +153,15 @@ class Link(ABC):
 
 
 class Opening(Protocol):
-    """What a link being dialled may say to, and ask of, whoever waits for it."""
+    """What a link being dialled may say to, and ask of, whoever waits for it.
+
+    Attributes:
+        connect_within: seconds that a connection may take to come about before the dial is to fail. Short where another
+            try follows: it starts afresh, where TCP repeats what an outage swallowed ever more rarely.
+    """
+
+    @property
+    def connect_within(self) -> float: ...
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Time a part of the opening; shown live, and on the card."""

@@ -123,11 +123,33 @@ class _Waiter:
 class _Flight:
     """One dial in progress and those who wait for it. It is the `Opening` that the dial sees."""
 
-    def __init__(self) -> None:
+    def __init__(self, dial: Dial) -> None:
         self.waiters: list[_Waiter] = []
         self.landed: asyncio.Future[_Shared] = asyncio.get_running_loop().create_future()
         self.task: asyncio.Task[None] | None = None
+        self._dial = dial
+        self._try: asyncio.Task[Link] | None = None
+        self._superseded = False
         self._steps: list[str] = []
+        self._asking = 0
+
+    async def link(self) -> Link:
+        """Dial, and dial again where a try is given up for a fresh one. Raises what the dial raises."""
+        while True:
+            self._superseded = False
+            self._try = asyncio.ensure_future(self._dial(self))
+            try:
+                return await self._try
+            except asyncio.CancelledError:
+                ours = asyncio.current_task()
+                if not self._superseded or (ours is not None and ours.cancelling()):
+                    raise
+
+    def anew(self) -> None:
+        """Give up the try under way for a fresh one, unless it waits for a person."""
+        if self._try is not None and not self._asking and not self._try.done():
+            self._superseded = True
+            self._try.cancel()
 
     def join(self, opening: Opening) -> _Waiter:
         waiter = _Waiter(opening)
@@ -164,7 +186,19 @@ class _Flight:
         for waiter in self.waiters:
             waiter.opening.wait_for(what, hint)
 
+    @property
+    def connect_within(self) -> float:
+        """The patience of the most patient who waits."""
+        return max((waiter.opening.connect_within for waiter in self.waiters), default=float("inf"))
+
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
+        self._asking += 1
+        try:
+            return await self._ask(kind, source, prompt, echo)
+        finally:
+            self._asking -= 1
+
+    async def _ask(self, kind: str, source: str, prompt: str, echo: bool) -> str:
         asked: set[_Waiter] = set()
         refusal = Unanswered("nobody waits for the answer any more", person=True)
         while waiter := next((one for one in self.waiters if one not in asked), None):
@@ -248,6 +282,15 @@ class Pool:
     def links(self) -> list[Link]:
         """The links that live."""
         return [shared.link for shared in self._links if not shared.link.lost.done()]
+
+    def dial_anew(self) -> None:
+        """The network is another one: each dial under way starts afresh, but those that wait for a person.
+
+        What was sent before is lost, and TCP would repeat it ever more rarely (RFC 6298 section 5.5).
+        """
+        for entry in list(self._entries.values()):
+            if entry.flight is not None:
+                entry.flight.anew()
 
     async def close(self) -> None:
         """End every dial and every link, within 2 seconds; idempotent. Later calls of `acquire` fail."""
@@ -340,9 +383,9 @@ class Pool:
     async def _fly(self, entry: _Entry, dial: Dial, opening: Opening) -> _Shared:
         flight = entry.flight
         if flight is None:
-            flight = entry.flight = _Flight()
+            flight = entry.flight = _Flight(dial)
             waiter = flight.join(opening)
-            flight.task = self._spawn(self._dial(entry, flight, dial))
+            flight.task = self._spawn(self._dial(entry, flight))
         else:
             waiter = flight.join(opening)
         try:
@@ -360,9 +403,9 @@ class Pool:
         except ForwardError as error:
             raise _copy(error) from error.__cause__
 
-    async def _dial(self, entry: _Entry, flight: _Flight, dial: Dial) -> None:
+    async def _dial(self, entry: _Entry, flight: _Flight) -> None:
         try:
-            link = await dial(flight)
+            link = await flight.link()
         except BaseException as error:
             if entry.flight is flight:
                 entry.flight = None

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -41,13 +42,13 @@ CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 class _Clock:
     """The deadline of the dial's present part; it stands still while a person is asked."""
 
-    def __init__(self, timeout: asyncio.Timeout, seconds: float) -> None:
-        self.part = "connecting"
-        self.seconds = seconds
+    def __init__(self, timeout: asyncio.Timeout) -> None:
+        self.part = ""
+        self.seconds = 0.0
         self._timeout = timeout
 
-    def begin(self, part: str) -> None:
-        self.part = part
+    def begin(self, part: str, seconds: float) -> None:
+        self.part, self.seconds = part, seconds
         self.run()
 
     def run(self) -> None:
@@ -77,18 +78,20 @@ class Observer:
 class _Client(asyncssh.SSHClient):
     """What asyncssh calls while it connects and when the connection ends."""
 
-    def __init__(self, link: SshLink, host_keys: HostKeys, login: Login, clock: _Clock, observer: Observer) -> None:
+    def __init__(
+        self, link: SshLink, host_keys: HostKeys, login: Login, begin: Callable[[str], None], observer: Observer
+    ) -> None:
         self._link = link
         self._host_keys = host_keys
         self._login = login
-        self._clock = clock
+        self._begin = begin
         self._observer = observer
         self._interactive = False
 
     def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
         self._connection = conn
         self._link.made(conn)
-        self._clock.begin("the key exchange")
+        self._begin("the key exchange")
         self._observer.connected()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -101,7 +104,7 @@ class _Client(asyncssh.SSHClient):
         return self._host_keys.validate_authority(key)
 
     def begin_auth(self, username: str) -> None:
-        self._clock.begin("the login")
+        self._begin("the login")
         self._observer.exchanged(self._connection)
 
     async def public_key_auth_requested(self) -> asyncssh.SSHKeyPair | None:
@@ -145,6 +148,7 @@ class _PatientOpening:
         self._clock = clock
         self.step = opening.step
         self.wait_for = opening.wait_for
+        self.connect_within = opening.connect_within
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         self._clock.stop()
@@ -268,10 +272,11 @@ async def connect(
     clock: _Clock | None = None
     try:
         async with asyncio.timeout(None) as timeout:
-            clock = _Clock(timeout, resolved.connect_timeout or PART_DEADLINE)
-            clock.run()
+            most = resolved.connect_timeout or PART_DEADLINE
+            clock = _Clock(timeout)
+            clock.begin("connecting", min(most, opening.connect_within))
             login = Login(target, resolved, _PatientOpening(opening, clock), memory)
-            client = _Client(link, host_keys, login, clock, observer)
+            client = _Client(link, host_keys, login, partial(clock.begin, seconds=most), observer)
             if target.compression_level is not None:
                 packets.set_compression_level(target.compression_level)
             await asyncssh.connect(

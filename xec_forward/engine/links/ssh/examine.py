@@ -117,6 +117,7 @@ class _Silent:
 
     def __init__(self, source: Resolve) -> None:
         self._source = source
+        self.connect_within = float("inf")
 
     def step(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()

@@ -20,6 +20,8 @@ from . import mux
 from .stdio import Stdio
 
 _BACKLOG = 128
+# How long nobody is taken after one could not be, seconds.
+_PAUSE = 0.25
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ class Forwards:
 
         Raises:
             ConfigError: a forward of another kind, or one that other machines could use.
-            PortInUseError, BindPermissionError: it cannot be bound.
+            PortInUseError, BindPermissionError, LimitError: it cannot be bound.
         """
         if forward in self._listeners:
             return
@@ -53,9 +55,15 @@ class Forwards:
         if forward.listen_port == mux.STREAM_LOCAL:
             listeners = [_listen_at(forward.listen_host)]
         else:
+            if remark := self._guard.remark("127.0.0.1"):  # this master listens on loopback alone
+                logger.warning("local port %s: %s", forward.listen_port, remark)
             listeners = _listen_on(forward.listen_host, forward.listen_port)
         self._listeners[forward] = listeners
         for listener in listeners:
+            self._listen(listener, forward)
+
+    def _listen(self, listener: socket.socket, forward: mux.Forwarding) -> None:
+        if listener in self._listeners.get(forward, ()):  # still
             self._loop.add_reader(listener, self._accept, listener, forward)
 
     def cancel(self, forward: mux.Forwarding) -> None:
@@ -83,10 +91,17 @@ class Forwards:
     def _accept(self, listener: socket.socket, forward: mux.Forwarding) -> None:
         try:
             client, peer = listener.accept()
-        except OSError:
+        except (BlockingIOError, InterruptedError, ConnectionAbortedError):
             return
-        if isinstance(peer, tuple) and (error := self._guard.refuses(peer[:2], client.getsockname()[:2])) is not None:
-            logger.warning("%s", error)
+        except OSError as error:  # no descriptors left: the next try would fail at once, and the next
+            logger.warning("a forward of the master cannot accept: %s", error)
+            self._loop.remove_reader(listener)
+            self._loop.call_later(_PAUSE, self._listen, listener, forward)
+            return
+        own = client.getsockname()
+        rejection = self._guard.refuses(peer[:2], own[:2]) if isinstance(peer, tuple) else None
+        if rejection is not None:
+            logger.warning("%s", rejection)
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
             client.close()
             return
