@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import select
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from xec_forward.client.process import EngineProcess
+from xec_forward.engine.__main__ import _OwnersLog
 from xec_forward.model import PROTOCOL_VERSION, Describe, Done, Hello, Welcome
 
 
@@ -66,6 +68,17 @@ def test_log_is_owner_only(tmp_path: Path) -> None:
     assert Path(engine.log).stat().st_mode & 0o077 == 0
     assert Path(engine.log).is_relative_to(tmp_path)
     engine.stop()
+
+
+def test_log_is_owner_only_after_it_was_rotated_too(tmp_path: Path) -> None:
+    log = _OwnersLog(tmp_path / "engine.log", maxBytes=1000, backupCount=1)
+    try:
+        for _ in range(3):
+            log.emit(logging.makeLogRecord({"msg": "x" * 900}))
+        both = [path.stat().st_mode & 0o777 for path in tmp_path.glob("engine.log*")]
+        assert both == [0o600, 0o600]
+    finally:
+        log.close()
 
 
 def test_stray_output_of_the_engine_goes_to_its_log_and_not_into_a_frame() -> None:

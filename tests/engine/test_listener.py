@@ -187,3 +187,36 @@ sys.stdin.read()
     assert len(list(tmp_path.iterdir())) == 1
     mine.close()
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_socket_of_a_listener_whose_close_is_cancelled_is_gone_all_the_same(tmp_path: Path) -> None:
+    path = tmp_path / "pg.sock"
+    listener = await binder().bind(Endpoint(path=str(path)), FAR, OPTIONS)
+    await listener.serve(asyncio.Protocol)
+    closing = asyncio.create_task(listener.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    await asyncio.wait([closing])
+    assert not path.exists()
+    assert all(sock.fileno() < 0 for sock in listener.sockets)
+
+
+async def test_folder_of_a_unix_socket_is_made_owner_only_where_it_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "tunnels" / "pg.sock"
+    listener = await binder().bind(Endpoint(path=str(path)), FAR, OPTIONS)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert listener.notes == []
+    await listener.close()
+
+
+@pytest.mark.parametrize(("mode", "remarked"), [(0o777, True), (0o770, True), (0o1777, False), (0o755, False)])
+async def test_folder_in_which_others_may_replace_the_socket_is_remarked_on(
+    tmp_path: Path, mode: int, remarked: bool
+) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(mode)
+    listener = await binder().bind(Endpoint(path=str(folder / "pg.sock")), FAR, OPTIONS)
+    assert [str(folder) in note for note in listener.notes] == ([True] if remarked else [])
+    await listener.close()

@@ -103,6 +103,59 @@ async def test_two_who_want_the_same_link_share_one_dial_and_one_link() -> None:
         await dial.links[0].closed.wait()
 
 
+async def test_dial_under_way_starts_afresh_when_the_network_is_another_one() -> None:
+    pool, dial = Pool(), Dialler()
+    opening = Conversation()
+    waits = asyncio.create_task(pool.acquire("key", dial, opening))
+    await settled(waits)
+    pool.dial_anew()
+    await soon(lambda: dial.dials == 2)
+    assert (dial.cancelled, waits.done()) == (1, False)
+    assert opening.steps == ["dial", "dial"]
+    dial.go.set()
+    lease = await waits
+    assert lease.link is dial.links[0]
+    pool.dial_anew()  # nothing is under way
+    await settled(waits)
+    assert dial.dials == 2
+    await pool.close()
+
+
+async def test_dial_that_waits_for_a_person_is_not_started_afresh() -> None:
+    pool, dial = Pool(), Dialler(at_once=True)
+    answered = asyncio.Event()
+
+    class Person(Conversation):
+        async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
+            await answered.wait()
+            return "123456"
+
+    async def login(opening: Opening) -> None:
+        assert await opening.ask("password", prompt="Code: ") == "123456"
+
+    dial.script = login
+    waits = asyncio.create_task(pool.acquire("key", dial, Person(person=True)))
+    await settled(waits)
+    pool.dial_anew()
+    await settled(waits)
+    answered.set()
+    await waits
+    assert (dial.dials, dial.cancelled) == (1, 0)
+    await pool.close()
+
+
+async def test_waiter_that_leaves_as_the_dial_starts_afresh_ends_it() -> None:
+    pool, dial = Pool(), Dialler()
+    waits = asyncio.create_task(pool.acquire("key", dial, Conversation()))
+    await settled(waits)
+    pool.dial_anew()
+    waits.cancel()
+    await asyncio.wait([waits])
+    await soon(lambda: dial.cancelled == dial.dials)
+    assert not pool.links
+    await pool.close()
+
+
 async def test_other_keys_have_other_links() -> None:
     pool, dial = Pool(), Dialler(at_once=True)
     one, two = await pool.acquire("one", dial, Conversation()), await pool.acquire("two", dial, Conversation())

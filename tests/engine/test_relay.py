@@ -312,6 +312,18 @@ async def test_refused_channel_resets_its_client_and_tells_why() -> None:
         assert h.failures[0].code == "ECONNREFUSED"
 
 
+async def test_client_whose_channel_is_lost_on_a_link_that_lives_is_told_and_not_kept_waiting() -> None:
+    async with house() as h:
+        link = FakeLink()
+        link.refusal = LostError("no descriptor is left", hop="fake")
+        h.relay.attach(link)
+        start = asyncio.get_running_loop().time()
+        await assert_reset(await h.connect())
+        assert asyncio.get_running_loop().time() - start < 3  # it would have been held for 10
+        assert [error.message for error in h.failures] == ["no descriptor is left"]
+        assert h.relay.counters().refused == 1
+
+
 async def test_slow_reader_pauses_the_far_side_and_memory_stays_bounded() -> None:
     async with house() as h:
         link = FakeLink()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import socket
 import stat
@@ -113,6 +114,22 @@ def test_another_user_who_sends_and_leaves_at_once_delivers_nothing(
             current().refresh()
             # (Of one that has reset its connection there is nothing left to turn away.)
             assert (tunnel.stats.rejected, tunnel.stats.clients_total) == (leaves == "close", 1)
+
+
+def test_guard_holds_when_the_engine_has_no_descriptor_left_to_ask_with(bastion: Sshd, services: Services) -> None:
+    with open_echo(services) as tunnel:
+        engine = current().engine_pid
+        most = resource.prlimit(engine, resource.RLIMIT_NOFILE)
+        last = max(int(name) for name in os.listdir(f"/proc/{engine}/fd"))
+        # One more can be accepted, and nothing opened beside it.
+        resource.prlimit(engine, resource.RLIMIT_NOFILE, (last + 2, most[1]))
+        try:
+            assert as_user(STRANGER, tunnel.local_port) == "reset"
+        finally:
+            resource.prlimit(engine, resource.RLIMIT_NOFILE, most)
+        assert ask(tunnel.local_port) == b"ping"
+        current().refresh()
+        assert (tunnel.stats.rejected, tunnel.stats.refused, tunnel.stats.clients_total) == (1, 0, 1)
 
 
 def test_guard_off_lets_every_user_in_and_says_so(bastion: Sshd, services: Services) -> None:

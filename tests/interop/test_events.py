@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import signal
+import subprocess
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import xec_forward as xf
 from tests.interop.test_python_api import ask
-from tests.interop.test_reconnection import open_echo, until
+from tests.interop.test_reconnection import in_background, open_echo, until
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd
+from tests.peers.sshd import Sshd, free_port
 from xec_forward.client.events import Event
 
 
@@ -102,6 +106,53 @@ async def test_async_iteration_sees_everything_and_ends_with_close(bastion: Sshd
     assert seen == ["ready", "reconnecting", "reconnected", "close"]
 
 
+async def test_iteration_begins_where_it_was_asked_for_and_not_where_it_is_first_waited_for(
+    bastion: Sshd, services: Services
+) -> None:
+    tunnel = await asyncio.to_thread(open_echo, services)
+    events = tunnel.events()
+    await tunnel.areconnect()
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    tunnel.on("reconnected", lambda event: loop.call_soon_threadsafe(told.set))
+    await asyncio.wait_for(told.wait(), 10)
+    await tunnel.aclose()
+    seen = [event.name async for event in events]
+    assert seen == ["ready", "reconnecting", "reconnected", "close"]
+
+
+def test_iteration_that_nobody_has_any_more_is_forgotten(bastion: Sshd, services: Services) -> None:
+    with open_echo(services) as tunnel:
+        before = len(tunnel._events._registered)
+        stream = tunnel.events()
+        assert len(tunnel._events._registered) > before
+        del stream
+        assert len(tunnel._events._registered) == before
+
+
+def test_close_is_told_after_the_events_that_a_slow_handler_keeps_waiting(bastion: Sshd, services: Services) -> None:
+    target = xf.ssh("bastion")
+    seen: list[str] = []
+    go = threading.Event()
+
+    def slow(event: Event) -> None:
+        go.wait(10)
+        seen.append(event.name)
+
+    with target.forward(remote_host="pg.vpc", remote_port=services.refused, local_port=0, no_check=True) as tunnel:
+        tunnel.on("error", slow)
+        tunnel.on("close", lambda event: seen.append(event.name))
+        for _ in range(20):
+            with pytest.raises(ConnectionResetError):
+                ask(tunnel.local_port)
+        tunnel.close()
+        assert tunnel.state is xf.TunnelState.CLOSED
+        assert seen == []
+        go.set()
+        until(lambda: "close" in seen)
+        assert seen == ["error"] * 20 + ["close"]
+
+
 async def test_coroutine_handler_runs_in_the_loop_it_was_registered_from(bastion: Sshd, services: Services) -> None:
     tunnel = await asyncio.to_thread(open_echo, services)
     where: asyncio.Future[object] = asyncio.get_running_loop().create_future()
@@ -112,6 +163,44 @@ async def test_coroutine_handler_runs_in_the_loop_it_was_registered_from(bastion
     tunnel.on("close", handler)
     await tunnel.aclose()
     assert await asyncio.wait_for(where, 5) is asyncio.get_running_loop()
+
+
+KERNEL = """
+import sys
+import xec_forward as xf
+target = xf.ssh("bastion")
+with target.forward(remote_host="pg.vpc", remote_port={far}, local_port={port}, no_check=True) as tunnel:
+    for name in ("reconnecting", "reconnected"):
+        tunnel.on(name, lambda event: print(event.name, flush=True))
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_kernel_that_did_not_read_for_a_while_is_told_of_every_change_of_state(
+    bastion: Sshd, services: Services
+) -> None:
+    port = free_port()
+    code = KERNEL.format(far=services.refused, port=port)
+    kernel = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert kernel.stdout is not None
+        assert kernel.stdout.readline() == "ready\n"
+        kernel.send_signal(signal.SIGSTOP)
+        for _ in range(800):  # more than the pipe holds
+            with pytest.raises(ConnectionResetError):
+                ask(port)
+        bastion.kill()
+        waiting = in_background(lambda: ask(port))
+        bastion.start()
+        with pytest.raises(ConnectionResetError):
+            waiting.result(10)  # refused again: by the new link
+        kernel.send_signal(signal.SIGCONT)
+        told = ThreadPoolExecutor(1).submit(lambda: [kernel.stdout.readline() for _ in range(2)])
+        assert told.result(10) == ["reconnecting\n", "reconnected\n"]
+    finally:
+        kernel.send_signal(signal.SIGCONT)
+        kernel.communicate(timeout=15)
 
 
 def test_unknown_event_names_the_nearest(bastion: Sshd, services: Services) -> None:

@@ -8,6 +8,7 @@ import resource
 import socket
 import stat
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.interop.test_remote_forwards import ask_path
 from tests.peers.kernel import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
+from xec_forward.client.events import Event
 from xec_forward.client.session import current
 
 
@@ -176,3 +178,44 @@ def test_more_clients_are_served_than_a_shells_limit_of_descriptors_allows(basti
         for client in opened:
             client.sendall(b"ping")
         assert all(client.recv(4, socket.MSG_WAITALL) == b"ping" for client in opened)
+
+
+@contextlib.contextmanager
+def most_open_files(count: int) -> Iterator[None]:
+    """The engine may have no more than that."""
+    before = resource.prlimit(current().engine_pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(current().engine_pid, resource.RLIMIT_NOFILE, (count, before[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(current().engine_pid, resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux: another process's limits")
+def test_client_past_the_open_files_that_the_system_allows_is_counted_and_told(
+    bastion: Sshd, services: Services
+) -> None:
+    def use(client: socket.socket) -> bool:
+        try:
+            client.sendall(b"ping")
+            return client.recv(4, socket.MSG_WAITALL) == b"ping"
+        except ConnectionError:
+            return False
+
+    with open_echo(services) as tunnel:
+        errors: list[Event] = []
+        tunnel.on("error", errors.append)
+        with most_open_files(128), contextlib.ExitStack() as clients:
+            opened = [
+                clients.enter_context(socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=20))
+                for _ in range(150)
+            ]
+            served = sum(use(client) for client in opened)
+            current().refresh()
+            assert 50 < served < 128
+            assert tunnel.stats.refused == 150 - served
+            assert tunnel.state is xf.TunnelState.READY
+        until(lambda: len(errors) == 150 - served)
+        assert isinstance(errors[0].error, xf.LimitError)
+        assert "ulimit -n" in str(errors[0].error)
+        assert ask(tunnel.local_port) == b"ping"

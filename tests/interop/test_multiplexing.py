@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import resource
 import signal
 import socket
 import stat
@@ -602,6 +603,32 @@ async def test_real_ssh_opens_and_cancels_a_local_forward_on_our_master(
         assert (await run_ssh(master.path, "-O", "forward", "-L", f"*:{port}:x:1")).returncode != 0
         assert (await run_ssh(master.path, "-O", "forward", "-D", str(port))).returncode != 0
         await eventually(lambda: link.open_channels() == 0)
+
+
+async def test_forward_of_our_master_waits_in_peace_for_a_descriptor(tmp_path: Path, sshd: Sshd, far: Services) -> None:
+    async with serving(tmp_path) as (master, _):
+        with socket.create_server(("127.0.0.1", 0)) as held:
+            port = held.getsockname()[1]
+        forward = ("-L", f"{port}:{sshd.far()}:{far.echo}")
+        assert (await run_ssh(master.path, "-O", "forward", *forward)).returncode == 0
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.setblocking(False)
+            taken = os.dup(client.fileno())  # the lowest that is free; all below are in use
+            try:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (taken + 1, most[1]))
+                await asyncio.sleep(0)
+                before = time.process_time()
+                await asyncio.sleep(0.6)
+                spent = time.process_time() - before
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, most)
+                os.close(taken)
+            assert spent < 0.2
+            loop = asyncio.get_running_loop()
+            async with asyncio.timeout(DEADLINE):
+                await loop.sock_sendall(client, b"ping")
+                assert await loop.sock_recv(client, 4) == b"ping"
 
 
 async def test_real_ssh_stops_our_master_listening_and_those_served_go_on(

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -128,6 +131,53 @@ def test_client_that_comes_before_the_first_connection_is_served(bastion: Sshd, 
     bastion.start()
     assert call.result(10).local_port == port
     assert waiting.result(10) == b"patience"
+
+
+def test_client_that_comes_before_the_first_connection_waits_no_longer_than_hold(
+    bastion: Sshd, services: Services
+) -> None:
+    bastion.kill()
+    call = opened_later(lambda: open_echo(services, retry_initial=True, retry_delay=DELAY, hold=0.5))
+    tunnel = opening()
+    start = time.monotonic()
+    with pytest.raises(ConnectionResetError):
+        ask(tunnel.local_port)
+    assert 0.4 < time.monotonic() - start < 3
+    bastion.start()
+    assert ask(call.result(10).local_port) == b"ping"
+    tunnel.close()
+
+
+def test_port_of_a_tunnel_that_is_still_opening_is_named_to_another_kernel(bastion: Sshd, services: Services) -> None:
+    bastion.kill()
+    call = opened_later(lambda: open_echo(services, retry_initial=True, retry_delay=DELAY, name="sales"))
+    port = opening().local_port
+    code = (
+        f"import xec_forward as xf; xf.ssh('bastion').forward(remote_host='pg.vpc', remote_port=1, local_port={port})"
+    )
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert f"EADDRINUSE 127.0.0.1:{port}: held by the tunnel sales of " in other.stderr
+    bastion.start()
+    call.result(10).close()
+
+
+def test_reconnect_while_it_opens_does_not_fail_the_opening(bastion: Sshd, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        target = xf.ssh("bastion")
+        port = silent.getsockname()[1]
+        call = opened_later(
+            lambda: target.forward(
+                remote_host="pg.vpc", remote_port=port, local_port=0, dsn="postgresql://ana@/sales", name="slow"
+            )
+        )
+        tunnel = opening()
+        silent.settimeout(10)
+        served, _ = silent.accept()
+        with served:
+            tunnel.reconnect()
+            served.sendall(b"N")
+            with call.result(10) as opened:
+                assert opened.state is xf.TunnelState.READY
 
 
 def test_max_retries_gives_up_with_the_last_error_and_frees_the_port(bastion: Sshd, services: Services) -> None:

@@ -235,9 +235,10 @@ class Connection(ABC):
             if self._engine is not dead or self._stopping:
                 return
             self._engine = None
+            # In the same breath: a call that begins from here on is another engine's.
+            calls, self._calls = self._calls, {}
         dead.stop(0.5)
         lost = EngineError("the engine ended unexpectedly", hint=f"Its log is {dead.log}")
-        calls, self._calls = self._calls, {}
         for call in calls.values():
             call.deliver(lost)
         self.died(dead.log, set(calls))
