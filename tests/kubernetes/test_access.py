@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -169,6 +170,35 @@ def test_login_that_ends_under_a_tunnel_fails_it_with_the_port_held_until_it_is_
         tunnel.reconnect()
         tunnel.wait_ready(10)
         assert (tunnel.local_port, ask(tunnel)) == (port, b"ping")
+
+
+@pytest.mark.parametrize("refusal", ["401", "403"])
+def test_refusal_that_passes_while_it_is_dialled_again_leaves_no_tunnel_failed(
+    web: EmbeddedPeer, tmp_path: Path, refusal: str
+) -> None:
+    cluster = web.embedded
+    token = cluster.new_token("ana")
+    file = cluster.write_kubeconfig(tmp_path / "config", Context(auth={"token": token}))
+    states: list[xf.TunnelState] = []
+    with forward(file) as tunnel:
+        assert ask(tunnel) == b"ping"
+        tunnel.observe(lambda change: states.append(change["new"]), "state")
+        cluster.stop_server()
+        until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+        if refusal == "401":
+            cluster.expire_token(token)
+        else:
+            cluster.deny("*", "*", user="ana")
+        waiting = ThreadPoolExecutor(1).submit(ask, tunnel)
+        cluster.start_server()
+        until(lambda: isinstance(tunnel.error, xf.AuthenticationError if refusal == "401" else xf.RbacError))
+        assert not waiting.done()
+        if refusal == "401":
+            cluster.call(lambda: cluster.state.access.tokens.update({token: "ana"}))
+        else:
+            cluster.allow("*", "*", user="ana")
+        assert waiting.result(10) == b"ping"
+        assert xf.TunnelState.FAILED not in states
 
 
 def test_token_that_is_no_good_is_refused_in_one_line(web: EmbeddedPeer, tmp_path: Path) -> None:

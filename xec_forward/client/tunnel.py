@@ -290,7 +290,10 @@ class Tunnel(traitlets.HasTraits):
         return _health((await self.session.acall(lambda call: Check(call, self.request.tunnel))).health)
 
     def reconnect(self) -> None:
-        """Drop the link and dial again; the port stays. Returns at once; `wait_ready` waits."""
+        """Drop the link and dial again; the port stays. Returns at once; `wait_ready` waits.
+
+        Other tunnels on the same connection go with it and come back by themselves.
+        """
         self._require_open()
         self._reconnecting(self.session.call(self.session.reconnect_message(self)))
 

@@ -9,7 +9,7 @@
     listener   binds and holds;  neighbours  who else of ours holds a port
     relay      the clients of one tunnel;  splice  one of them, spliced to a channel;  socks  where it wants to go
     health     says a protocol's hello over a channel
-    sock_diag  asks Linux who owns a socket
+    sock_diag  asks Linux who owns a socket;  descriptors  what is kept free of the open files allowed
     program    another program, under the reaper;  reaper  ends it when the engine goes
     links/     live transports to targets: ssh, command, and the pool that shares them
 """

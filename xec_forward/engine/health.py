@@ -170,7 +170,8 @@ async def examine(
         async with asyncio.timeout(timeout):
             stages.append(Stage(trying, _milliseconds(await link.round_trip())))
             if connect is None:
-                return Health(snapshot.state is TunnelState.READY, tuple(stages), snapshot.error)
+                ready = snapshot.state is TunnelState.READY
+                return Health(ready, tuple(stages), None if ready else snapshot.error)
             async with Probe(connect, scheme) as probe:
                 trying, start = "target", time.monotonic()
                 await probe.open(link)

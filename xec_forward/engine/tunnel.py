@@ -33,7 +33,7 @@ from . import socks
 from .front import Front, LocalFront, RemoteFront
 from .guard import Guard
 from .health import Probe, examine
-from .links.base import Dial, Link, Unanswered
+from .links.base import Dial, Link, Passing, Unanswered
 from .links.pool import Lease, Pool
 from .listener import Binder
 from .opening import Asker
@@ -48,8 +48,7 @@ MEND_INTERVAL = 5.0
 REPORT_INTERVAL = 0.5
 # Errors that another try will not mend.
 FINAL = (AuthenticationError, HostKeyError, ConfigError, RbacError)
-# ... but a cluster's refusal may pass, seconds: an API server that has just started knows no roles yet, and to be asked
-# again locks no account, as a refused SSH login does.
+# How long one that may pass by itself (links.base.Passing) is not taken for final, seconds.
 PASSING = 30.0
 # How often a caller who waits between two tries hears of it, seconds.
 WORD = 5.0
@@ -350,8 +349,8 @@ class Tunnel:
                     link = await self._dial()
             except ForwardError as error:
                 failures += 1
-                final = isinstance(error, FINAL) and not self._may_pass(error, loop.time() - since)
-                if final or failures > self._most_failures():
+                passing = isinstance(error.__cause__, Passing) and loop.time() - since < PASSING
+                if (isinstance(error, FINAL) and not passing) or failures > self._most_failures():
                     await self._give_up(error)
                     delay, failures, since = FIRST, 0, loop.time()
                     continue
@@ -364,11 +363,6 @@ class Tunnel:
                 self._front.relay.park()
                 await self._attach(link, "reconnected" if self._record.opened_at else "ready")
                 return
-
-    def _may_pass(self, error: ForwardError, seconds: float) -> bool:
-        """Whether a refusal that has lasted so long is no final one."""
-        refused = isinstance(error, AuthenticationError | RbacError) and not isinstance(error.__cause__, Unanswered)
-        return refused and self.request.cluster is not None and seconds < PASSING
 
     async def _give_up(self, error: ForwardError) -> None:
         """Another try will not mend it: refuse clients, with the port held, until somebody asks for one."""
@@ -417,7 +411,8 @@ class Tunnel:
     async def reconnect(self) -> None:
         """Drop the link and dial again, also from waiting and failed; the port stays.
 
-        Returns when the link is gone, not when there is another. A tunnel that is still opening dials as it is.
+        Returns when the link is gone, not when there is another. Other tunnels on that link lose it too, and dial
+        again. A tunnel that is still opening dials as it is.
         """
         self._again.set()
         self._pause.hurry()

@@ -180,6 +180,14 @@ class Opening(Protocol):
         """
 
 
+class Passing(Exception):
+    """The cause of a refusal that may pass by itself, where to be asked again harms nobody.
+
+    A cluster whose API server has just started knows no roles and no tokens yet. (An SSH login that is refused again
+    and again locks accounts: its refusal is none of these.)
+    """
+
+
 class Unanswered(Exception):
     """`Opening.ask` has no answer. Its text is one line for the user; `person` is true where a person was asked for."""
 

@@ -26,6 +26,7 @@ from ....errors import (
     RefusedError,
     UnreachableError,
 )
+from ..base import Passing
 from .config import Context, shown
 
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
@@ -38,7 +39,7 @@ _FORBIDDEN = re.compile(
 )
 
 
-class Answer(Exception):
+class Answer(Passing):
     """An HTTP answer that is no success; the cause of the error that a caller gets.
 
     Attributes:
