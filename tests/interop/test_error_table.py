@@ -343,11 +343,11 @@ TABLE = [
     ),
     Row(
         "a folder that is not there",
-        lambda scene: scene.open(local_host=str(scene.folder / "gone" / "pg.sock")),
+        lambda scene: scene.open(local_host=str(scene.folder / "gone" / "too" / "pg.sock")),
         xf.ConfigError,
         "No such file or directory",
         "another path",
-        r"/.*/gone/pg\.sock",
+        r"/.*/gone/too/pg\.sock",
     ),
     Row(
         "a server that turns us away",

@@ -219,7 +219,8 @@ def _bind_unix(path: str) -> Listener:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     folder = os.path.dirname(path) or "."
     try:
-        os.makedirs(folder, 0o700, exist_ok=True)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         try:
             if stat.S_ISSOCK(os.stat(path).st_mode):
                 with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:

@@ -131,7 +131,7 @@ class _Flight:
         self._try: asyncio.Task[Link] | None = None
         self._superseded = False
         self._steps: list[str] = []
-        self._asking = 0
+        self._asked = False  # a person: what they answered may be good for one try only
 
     async def link(self) -> Link:
         """Dial, and dial again where a try is given up for a fresh one. Raises what the dial raises."""
@@ -146,8 +146,8 @@ class _Flight:
                     raise
 
     def anew(self) -> None:
-        """Give up the try under way for a fresh one, unless it waits for a person."""
-        if self._try is not None and not self._asking and not self._try.done():
+        """Give up the try under way for a fresh one, unless a person has a part in it."""
+        if self._try is not None and not self._asked and not self._try.done():
             self._superseded = True
             self._try.cancel()
 
@@ -192,13 +192,7 @@ class _Flight:
         return max((waiter.opening.connect_within for waiter in self.waiters), default=float("inf"))
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
-        self._asking += 1
-        try:
-            return await self._ask(kind, source, prompt, echo)
-        finally:
-            self._asking -= 1
-
-    async def _ask(self, kind: str, source: str, prompt: str, echo: bool) -> str:
+        self._asked = self._asked or not source
         asked: set[_Waiter] = set()
         refusal = Unanswered("nobody waits for the answer any more", person=True)
         while waiter := next((one for one in self.waiters if one not in asked), None):
@@ -284,7 +278,7 @@ class Pool:
         return [shared.link for shared in self._links if not shared.link.lost.done()]
 
     def dial_anew(self) -> None:
-        """The network is another one: each dial under way starts afresh, but those that wait for a person.
+        """The network is another one: each dial under way starts afresh, but those that asked a person.
 
         What was sent before is lost, and TCP would repeat it ever more rarely (RFC 6298 section 5.5).
         """
