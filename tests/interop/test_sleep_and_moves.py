@@ -225,3 +225,32 @@ def test_first_connection_that_is_tried_again_is_tried_when_the_address_changes(
         network.change_address()
         with call.result(10) as tunnel:
             assert banner(tunnel.local_port) == b"SSH-"
+
+
+def test_client_that_waits_through_a_long_silence_is_served_soon_after_it(
+    network: netns.Network, far_bastion: Sshd
+) -> None:
+    with open_far(far_bastion) as tunnel, ThreadPoolExecutor(1) as pool:
+        with network.absent():
+            tunnel.reconnect()
+            waiting = pool.submit(banner, tunnel.local_port)
+            # A connection that was asked for at its beginning is asked for again ever more rarely (RFC 6298): by then
+            # after 4 s more.
+            time.sleep(7.4)
+            assert not waiting.done()
+        start = time.monotonic()
+        assert waiting.result(20) == b"SSH-"
+        assert time.monotonic() - start < 2.2
+
+
+def test_opening_under_way_starts_afresh_when_the_address_changes(network: netns.Network, far_bastion: Sshd) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with network.absent():
+            call = pool.submit(open_far, far_bastion)
+            time.sleep(3.5)
+            assert not call.done()
+        network.change_address()
+        start = time.monotonic()
+        with call.result(20) as tunnel:
+            assert time.monotonic() - start < 2
+            assert banner(tunnel.local_port) == b"SSH-"

@@ -4,6 +4,7 @@
         network.near, network.far       # the two ends' addresses
         network.run("ss", "-ltn")       # a program in there
         with network.dropping(): ...    # every packet vanishes, both ways
+        with network.absent(): ...      # every packet to it vanishes
         network.change_address()        # the machine's end gets another one, as after a change of Wi-Fi
 
 The addresses are of 198.18.0.0/15, which RFC 2544 keeps for tests.
@@ -75,10 +76,8 @@ class Network:
     def dropping(self) -> Iterator[None]:
         """Every packet vanishes, both ways, and nobody is told: no reset, no ICMP."""
         near, far = self._pair
-        # Neighbours that are known for good: an unanswered ARP request would be told to whoever sends.
-        far_hardware = self.run("cat", f"/sys/class/net/{far}/address").decode().strip()
+        self._know_the_far_end()
         near_hardware = Path(f"/sys/class/net/{near}/address").read_text().strip()
-        _ip("neigh", "replace", self.far, "lladdr", far_hardware, "dev", near, "nud", "permanent")
         known = ("neigh", "replace", self.near, "lladdr", near_hardware, "dev", far, "nud", "permanent")
         _ip("-n", self.name, *known)
         _run("tc", "qdisc", "add", "dev", near, "root", "blackhole")
@@ -88,6 +87,27 @@ class Network:
         finally:
             _run("tc", "-n", self.name, "qdisc", "del", "dev", far, "root")
             _run("tc", "qdisc", "del", "dev", near, "root")
+
+    @contextlib.contextmanager
+    def absent(self) -> Iterator[None]:
+        """The far end is not there, and every packet to it vanishes on its way.
+
+        To the sender's TCP that is another silence than `dropping`, whose packets do not even leave: those are sent
+        again soon, these ever more rarely.
+        """
+        self._know_the_far_end()
+        address = (f"{self.far}/29", "dev", self._pair[1])
+        _ip("-n", self.name, "addr", "del", *address)
+        try:
+            yield
+        finally:
+            _ip("-n", self.name, "addr", "add", *address)
+
+    def _know_the_far_end(self) -> None:
+        """A neighbour that is known for good: an unanswered ARP request would be told to whoever sends."""
+        near, far = self._pair
+        hardware = self.run("cat", f"/sys/class/net/{far}/address").decode().strip()
+        _ip("neigh", "replace", self.far, "lladdr", hardware, "dev", near, "nud", "permanent")
 
     def change_address(self) -> None:
         """Another address for the machine's end (`near`); the one that connections came from is gone."""
