@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import resource
 import signal
 import socket
@@ -130,6 +131,47 @@ def test_guard_holds_when_the_engine_has_no_descriptor_left_to_ask_with(bastion:
         assert ask(tunnel.local_port) == b"ping"
         current().refresh()
         assert (tunnel.stats.rejected, tunnel.stats.refused, tunnel.stats.clients_total) == (1, 0, 1)
+
+
+# A filter of system calls (seccomp(2)) for the process and all that it starts: there are no netlink sockets.
+NO_NETLINK = """
+import ctypes, platform, struct
+number = {"x86_64": 41, "aarch64": 198}[platform.machine()]  # socket(2)
+program = struct.pack(
+    "HBBI" * 6,
+    0x20, 0, 0, 0,  # the call's number
+    0x15, 0, 3, number,
+    0x20, 0, 0, 16,  # its first argument, the family
+    0x15, 0, 1, 16,  # AF_NETLINK
+    0x06, 0, 0, 0x00050061,  # fails: EAFNOSUPPORT
+    0x06, 0, 0, 0x7FFF0000,  # allowed
+)
+code = ctypes.create_string_buffer(program)
+filter = struct.pack("HxxxxxxP", 6, ctypes.addressof(code))
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.c_char_p(filter), 0, 0) == 0, ctypes.get_errno()  # PR_SET_SECCOMP
+"""
+TELLS = """
+import socket
+import xec_forward as xf
+with xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port={far}, local_port=0) as tunnel:
+    with socket.create_connection(("127.0.0.1", tunnel.local_port), 10) as client:
+        client.sendall(b"ping")
+        print(client.recv(4))
+    print(tunnel.snapshot.notes)
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the number of socket(2)")
+def test_system_that_does_not_tell_whose_a_connection_is_serves_everybody_and_says_so(
+    bastion: Sshd, services: Services
+) -> None:
+    code = NO_NETLINK + TELLS.format(far=services.echo)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("b'ping'\n")
+    assert "other users of this machine are not kept out" in done.stdout
 
 
 def test_guard_off_lets_every_user_in_and_says_so(bastion: Sshd, services: Services) -> None:
