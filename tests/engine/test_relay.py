@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.engine.fake_link import FakeLink
-from xec_forward.engine import splice
+from xec_forward.engine import peer, splice
 from xec_forward.engine.links.base import HalfClose
 from xec_forward.engine.relay import Relay
 from xec_forward.errors import ForwardError, LostError, RefusedError
@@ -219,7 +219,7 @@ async def test_half_closed_client_of_whom_nothing_can_be_told_is_reset_after_a_l
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On another host, or not on Linux: it may be there and wait, and an end in order would pass for its answer."""
-    monkeypatch.setattr(splice, "query", lambda *ends: None)
+    monkeypatch.setattr(peer, "query", lambda *ends: None)
     monkeypatch.setattr(splice, "LONG_QUIET", 0.2)
     async with house() as h:
         link = FakeLink(HalfClose.DEFERRED)

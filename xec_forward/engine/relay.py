@@ -16,8 +16,9 @@ from ..model import Counters
 from ..spec import Endpoint
 from .far import Far
 from .guard import OPEN_TO_ALL, Guard
+from .handshake import Handshake
 from .links.base import Channel, ChannelProtocol, HalfClose, Link
-from .splice import Client, Handshake, Phase
+from .splice import Client, Phase
 
 # How often a parked client's socket is looked at; a paused transport notices no departure (uvloop, asyncio).
 DEPARTURE_CHECK = 1.0
@@ -211,7 +212,7 @@ class Relay:
         while self.parked_clients:
             await asyncio.sleep(DEPARTURE_CHECK)
             for client in list(self.clients):
-                if client.phase is Phase.PARKED and client.departed():
+                if client.phase is Phase.PARKED and client.departed:
                     client.reset(LostError("the client left"))
 
 

@@ -11,8 +11,7 @@ The rules:
     breaks         link lost, channel broken, hold over, tunnel closed: the client is reset (RST), because an EOF
                    would pass for a complete answer
 
-SO_LINGER 0 is set when the client arrives and cleared only by an orderly end: even a killed engine resets its
-clients. Unix sockets have no reset; they end with EOF. What happens to one client touches no other.
+A client's socket ends with a reset unless it is told otherwise (`peer`). What happens to one client touches no other.
 
 A proxy's client first says where it wants to go (`Handshake`); it is told that it has arrived when its channel is
 open, and why not when it cannot be opened.
@@ -24,24 +23,18 @@ near side is a connection that we make.
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import time
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from ..errors import DeadlineError, ForwardError, LostError, ProhibitedError
-from ..spec import Endpoint
 from . import descriptors
 from .far import Far
 from .links.base import Link
-from .sock_diag import query
+from .peer import Peer
 
 if TYPE_CHECKING:
     from .relay import Relay
-
-RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-ORDERLY_CLOSE = struct.pack("ii", 0, 0)
 
 # A client is "moving" when bytes passed less than this many seconds ago.
 QUIET = 0.25
@@ -68,42 +61,13 @@ class Phase(Enum):
     ENDED = auto()
 
 
-class Progress(Protocol):
-    """What a handshake made of some bytes.
-
-    Attributes:
-        send: bytes for the client.
-        connect: where it wants to go, once that is known.
-        rest: bytes behind the handshake, which belong to the far side.
-        refused: why it is turned away (after `send`), or "".
-    """
-
-    @property
-    def send(self) -> bytes: ...
-    @property
-    def connect(self) -> Endpoint | None: ...
-    @property
-    def rest(self) -> bytes: ...
-    @property
-    def refused(self) -> str: ...
-
-
-class Handshake(Protocol):
-    """A proxy protocol's talk with a client before its bytes flow; no I/O."""
-
-    def receive(self, data: bytes) -> Progress: ...
-    def accepted(self) -> bytes: ...
-    def failed(self, error: ForwardError) -> bytes: ...
-
-
 class Client(asyncio.Protocol):
     """One client: the near side (a transport), and the channel it is spliced to."""
 
     def __init__(self, relay: Relay) -> None:
         self._relay = relay
         self._near: asyncio.Transport | None = None
-        self._socket: socket.socket | None = None
-        self._tcp = False
+        self._peer: Peer | None = None
         self._handshake = relay.handshake() if relay.handshake is not None else None
         self._connect = relay.connect
         self.phase = Phase.PARKED if self._handshake is None else Phase.ASKING
@@ -128,20 +92,15 @@ class Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports are no subclasses of asyncio.Transport
         near = self._near = cast(asyncio.Transport, transport)
-        sock: socket.socket = near.get_extra_info("socket")
-        self._socket = sock
-        self._tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
-        if self._tcp:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        peer = self._peer = Peer(near.get_extra_info("socket"))
         near.set_write_buffer_limits(high=BUFFER_LIMIT)
         relay = self._relay
         loop = asyncio.get_running_loop()
         if self.phase is Phase.ENDED:  # the far side left while we connected
             near.abort()
             return
-        if self._tcp and self.incoming is None:
-            ends = self._ends()
+        if peer.tcp and self.incoming is None:
+            ends = peer.ends()
             rejection = relay.guard.refuses(*ends) if ends is not None else None
             if ends is None or rejection is not None:
                 self.phase = Phase.ENDED
@@ -156,7 +115,7 @@ class Client(asyncio.Protocol):
         if self.incoming is not None:
             self._spliced(self.incoming)
             self.incoming.channel.resume_reading()
-        elif (refusal := relay.refuses() or descriptors.exhausted(sock.fileno())) is not None:
+        elif (refusal := relay.refuses() or descriptors.exhausted(peer.descriptor)) is not None:
             relay.refused += 1
             if refusal is not relay.refusal:  # that one is the tunnel's own state
                 relay.tell_failed(refusal)
@@ -232,7 +191,7 @@ class Client(asyncio.Protocol):
             return
         if relay.link is None:
             relay.wait_for_link()
-        elif self._early and self.departed():
+        elif self._early and self.departed:
             self.reset(LostError("the client left"))
         else:
             self.phase = Phase.OPENING
@@ -241,12 +200,15 @@ class Client(asyncio.Protocol):
     async def _open(self, link: Link) -> None:
         relay = self._relay
         far = Far(self, link.half_close)
-        ends = self._ends() if self._tcp else None
-        if self._tcp and ends is None:
-            self.reset(LostError("the client left"))
-            return
+        origin = ("", 0)
+        if self._peer is not None and self._peer.tcp:
+            ends = self._peer.ends()
+            if ends is None:
+                self.reset(LostError("the client left"))
+                return
+            origin = ends[0]
         try:
-            channel = await link.open_channel(self._connect, far, ends[0] if ends is not None else ("", 0))
+            channel = await link.open_channel(self._connect, far, origin)
         except LostError as error:
             # Nothing of this client has been sent yet: it waits for the next link.
             if self.phase is Phase.OPENING:
@@ -284,29 +246,20 @@ class Client(asyncio.Protocol):
         elif early and not far.paused:
             self._near.resume_reading()
 
+    @property
     def departed(self) -> bool:
-        """Whether the client has fully closed its socket (a half-closed one still waits for its answer)."""
-        if not self._tcp:
-            return False
-        ends = self._ends()
-        if ends is None:
-            return True
-        owner = query(*ends)
-        return owner is not None and owner.inode == 0
+        """Whether it is known to have left altogether."""
+        return self._peer is not None and self._peer.closed() is True
 
     def gone_for_good(self) -> bool:
         """Whether a client that sends no more has no use for an answer either.
 
-        A socket that was closed altogether looks from here just like one that was half-closed. On Linux the system
-        knows; of clients of other hosts, and elsewhere (and for unix sockets, where a write fails soon enough) a long
-        quiet has to do.
+        A socket that was closed altogether looks from here just like one that was half-closed. Where the system does
+        not know, a long quiet has to do.
         """
-        ends = self._ends() if self._tcp else None
-        if self._tcp and ends is None:
-            return True
-        owner = query(*ends) if ends is not None else None
-        if owner is not None:
-            return owner.inode == 0
+        closed = self._peer.closed() if self._peer is not None else None
+        if closed is not None:
+            return closed
         return asyncio.get_running_loop().time() - self._moved >= LONG_QUIET
 
     def pass_end_when_gone(self, pause: float = FIRST_DEPARTURE_CHECK) -> None:
@@ -319,16 +272,6 @@ class Client(asyncio.Protocol):
             return
         next_pause = min(2 * pause, DEPARTURE_CHECK)
         self._leaving = asyncio.get_running_loop().call_later(pause, self.pass_end_when_gone, next_pause)
-
-    def _ends(self) -> tuple[tuple[str, int], tuple[str, int]] | None:
-        """The addresses of a TCP client and of our end; None where the client has gone already."""
-        if self._socket is None:
-            return None
-        try:
-            peer, own = self._socket.getpeername(), self._socket.getsockname()
-        except OSError:
-            return None
-        return (peer[0], peer[1]), (own[0], own[1])
 
     # ---- ends ----
 
@@ -350,8 +293,8 @@ class Client(asyncio.Protocol):
     def _break(self) -> None:
         self._end()
         if self._near is not None:
-            if self._tcp and self._socket is not None and not self._near.is_closing():
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+            if self._peer is not None and not self._near.is_closing():
+                self._peer.end_with_reset()
             self._near.abort()
 
     def not_served(self, error: ForwardError) -> None:
@@ -423,8 +366,8 @@ class Client(asyncio.Protocol):
         self._end()
         if self._near is None or self._near.is_closing():
             return
-        if self._tcp and self._socket is not None:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY_CLOSE)
+        if self._peer is not None:
+            self._peer.end_in_order()
         if self.near_eof or not self._near.can_write_eof():
             self._near.close()
         else:

@@ -32,6 +32,7 @@ from ..spec import Endpoint, Kind
 from . import socks
 from .front import Front, LocalFront, RemoteFront
 from .guard import Guard
+from .handshake import Handshake
 from .health import Probe, examine
 from .links.base import Dial, Link, Passing, Unanswered
 from .links.pool import Lease, Pool
@@ -40,7 +41,6 @@ from .opening import Asker
 from .pause import FIRST, LONGEST, Pause
 from .record import Record
 from .relay import Relay
-from .splice import Handshake
 
 # How often a degraded tunnel tries to be whole again, seconds.
 MEND_INTERVAL = 5.0

@@ -14,7 +14,7 @@ from typing import Any
 from ....errors import BindPermissionError, ConfigError, ForwardError, PortInUseError
 from ....spec import Endpoint
 from ...guard import Guard
-from ...splice import RESET_ON_CLOSE
+from ...peer import RESET_ON_CLOSE
 from ..base import Link
 from . import mux
 from .stdio import Stdio

@@ -1,0 +1,66 @@
+"""The socket of a client: its two ends, whether it has been closed at the other one, and how it is to end at ours.
+
+SO_LINGER 0 is set when the client arrives and cleared only by an orderly end: even a killed engine resets its
+clients. Unix sockets have no reset; they end with EOF.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from .sock_diag import Owner, query
+
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+ORDERLY_CLOSE = struct.pack("ii", 0, 0)
+
+Ends = tuple[tuple[str, int], tuple[str, int]]
+
+
+class Peer:
+    """The other end of a client's socket."""
+
+    __slots__ = ("_socket", "tcp")
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._socket = sock
+        self.tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
+        if self.tcp:
+            self.end_with_reset()
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def descriptor(self) -> int:
+        """Our end's number."""
+        return self._socket.fileno()
+
+    def ends(self) -> Ends | None:
+        """The addresses of a TCP client and of our end; None where the client has gone already."""
+        try:
+            peer, own = self._socket.getpeername(), self._socket.getsockname()
+        except OSError:
+            return None
+        return (peer[0], peer[1]), (own[0], own[1])
+
+    def closed(self) -> bool | None:
+        """Whether it has been closed altogether (a half-closed one still waits for its answer); None: not to be told.
+
+        Of clients of other hosts the system knows nothing, and of unix sockets a write fails soon enough.
+        """
+        if not self.tcp:
+            return None
+        ends = self.ends()
+        if ends is None:
+            return True
+        owner: Owner | None = query(*ends)
+        return owner.inode == 0 if owner is not None else None
+
+    def end_with_reset(self) -> None:
+        """From now on its end is a reset."""
+        if self.tcp:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+
+    def end_in_order(self) -> None:
+        """From now on its end is a FIN, after what was sent."""
+        if self.tcp:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY_CLOSE)
