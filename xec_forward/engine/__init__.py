@@ -7,7 +7,8 @@
     tunnel     one tunnel: a front, its link, its state, the supervisor that moves it;  opening  what it shows and asks
     front      the near end: listens here, or has the target listen
     listener   binds and holds;  neighbours  who else of ours holds a port
-    relay      the clients of one tunnel;  splice  one of them, spliced to a channel;  peer  its socket;  handshake, socks  where it wants to go
+    relay      the clients of one tunnel;  splice  one of them, spliced to a channel;  peer  its socket
+    handshake  where a proxy's client wants to go;  socks  one of those
     health     says a protocol's hello over a channel
     sock_diag  asks Linux who owns a socket;  descriptors  what is kept free of the open files allowed
     program    another program, under the reaper;  reaper  ends it when the engine goes
