@@ -3,7 +3,7 @@
 
     __main__   starts it: descriptors, log, event loop
     server     the engine's end of the pipe: requests in, reports out
-    manager    owns the tunnels
+    manager    owns the tunnels;  house  what they share
     tunnel     one tunnel: a front, its link, its state, the supervisor that moves it;  opening  what it shows and asks
     front      the near end: listens here, or has the target listen
     listener   binds and holds;  neighbours  who else of ours holds a port

@@ -12,6 +12,7 @@ from ..errors import ClosedError
 from ..model import Browse, Changed, Health, Open, Outlook, ReadSecret, Snapshot
 from ..options import SshTarget
 from ..spec import Resource
+from .house import House
 from .links import command, ssh
 from .links.base import Dial
 from .links.pool import Pool
@@ -19,7 +20,7 @@ from .listener import Binder
 from .monitor import Monitor
 from .neighbours import Neighbours
 from .opening import Asker, CallOpening
-from .tunnel import House, Tunnel
+from .tunnel import Tunnel
 
 
 class Manager:

@@ -11,9 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Hashable
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator
 
 from ..errors import (
     AuthenticationError,
@@ -26,7 +24,7 @@ from ..errors import (
     LostError,
     RbacError,
 )
-from ..model import Changed, Health, Open, Snapshot, TunnelState
+from ..model import Health, Open, Snapshot, TunnelState
 from ..services import scheme_for_port
 from ..spec import Endpoint, Kind
 from . import socks
@@ -34,10 +32,9 @@ from .front import Front, LocalFront, RemoteFront
 from .guard import Guard
 from .handshake import Handshake
 from .health import Probe, examine
-from .links.base import Dial, Link, Passing, Unanswered
-from .links.pool import Lease, Pool
-from .listener import Binder
-from .opening import Asker
+from .house import House
+from .links.base import Link, Passing, Unanswered
+from .links.pool import Lease
 from .pause import FIRST, LONGEST, Pause
 from .record import Record
 from .relay import Relay
@@ -61,26 +58,6 @@ def _unforeseen(error: Exception) -> ForwardError:
     """A fault of ours: the log has the traceback, the user gets one line."""
     logger.error("a fault of xec_forward", exc_info=error)
     return EngineError(f"a fault of xec_forward: {type(error).__name__}", hint="The engine's log has the details")
-
-
-class Route(Protocol):
-    """What identifies the link a request wants, and how to dial it; `own`: no master is ridden."""
-
-    def __call__(self, request: Open, *, own: bool = False) -> tuple[Hashable, Dial]: ...
-
-
-@dataclass(frozen=True, slots=True)
-class House:
-    """What every tunnel of the engine shares."""
-
-    pool: Pool
-    binder: Binder
-    asker: Asker
-    report: Callable[[Changed], None]
-    route: Route
-    bound: Callable[[], None]
-    expired: Callable[[Tunnel], None]
-    log: str
 
 
 class Tunnel:
