@@ -19,6 +19,7 @@ from ....errors import (
     ConfigError,
     DeadlineError,
     ForwardError,
+    LimitError,
     LostError,
     NameNotFoundError,
     ProhibitedError,
@@ -220,6 +221,8 @@ def _system(error: OSError, hop: str) -> ForwardError:
         return RefusedError("nobody listens there", hop=hop, hint=hint)
     if number in _UNREACHABLE:
         return UnreachableError("there is no way to it", hop=hop, hint=_NETWORK_HINT)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return LimitError("this system allows no more open files", hop=hop, hint="ulimit -n, or fs.file-max, raises it")
     if number == errno.ETIMEDOUT:
         return DeadlineError("no answer from the API server", hop=hop, hint=_NETWORK_HINT)
     return LostError("the API server broke the connection", hop=hop)
