@@ -36,6 +36,7 @@ from xec_forward.spdy import Frame, Ping
 from xec_forward.spec import Endpoint, Resource
 
 from .peer import NUMBERS, REFUSED, EmbeddedPeer
+from .test_port_forward import full
 
 # Of PINGs, instead of pulse's own; seconds.
 INTERVAL, DEADLINE = 0.2, 0.15
@@ -278,10 +279,12 @@ async def test_refused_port_is_refused_also_where_the_way_is_long(
 # ---- how many
 
 
-async def test_more_than_a_hundred_are_carried_at_once(kubeconfig: Path) -> None:
+async def test_hundreds_are_carried_at_once(kubeconfig: Path) -> None:
+    count = full(1000, 130)
     async with warm_to(kubeconfig) as warm:
-        await asyncio.gather(*(ask(warm, b"number %d" % number) for number in range(130)))
-        assert warm.sizes[0] >= 130
+        clients = [client for _, client in await asyncio.gather(*(ask(warm, b"%d" % each) for each in range(count)))]
+        assert warm.sizes[0] >= count
+        assert [client.events for client in clients] == [["data"]] * count
 
 
 async def test_one_too_many_is_told_so_at_once(kubeconfig: Path) -> None:
