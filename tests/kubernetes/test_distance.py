@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import resource
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -207,6 +209,22 @@ async def test_idle_upgrade_is_pinged_every_ten_to_twenty_seconds_all_the_way_to
         assert 0.9 * INTERVAL < (rounds[3] - rounds[0]) / 3 < 1.5 * INTERVAL
 
 
+async def test_connection_with_a_question_under_way_is_given_up_once_a_dial_has_reached_nobody(
+    distance: Distance, kubeconfig: Path, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its silence alone may be the pod's, which has not read what was sent; that of the idle ones makes us dial."""
+    async with warm_to(kubeconfig, spare=1) as warm:
+        channel, client = await ask(warm)
+        await eventually(lambda: warm.sizes == (2, 1, 0))
+        await eventually(lambda: all(each._pulse._taken == each._pulse._sent for each in sessions(warm)))
+        monkeypatch.setattr(api_module, "DEADLINE", 0.3)
+        distance.still = True
+        channel.write(b"again")
+        began = time.monotonic()
+        assert isinstance(await client.lost(), LostError)
+        assert time.monotonic() - began < INTERVAL + pulse.MISSED * DEADLINE + 0.1 + 0.3 + 0.5
+
+
 # ---- what is said
 
 
@@ -298,3 +316,20 @@ async def test_one_too_many_is_told_so_at_once(kubeconfig: Path) -> None:
         first.close()
         async with asyncio.timeout(5):
             await ask(warm)
+
+
+async def test_system_that_allows_no_more_open_files_is_what_is_named(kubeconfig: Path) -> None:
+    async with warm_to(kubeconfig, spare=0) as warm:
+        channel, client = await ask(warm)
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.open(os.devnull, os.O_RDONLY)
+        os.close(free)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+        try:
+            with pytest.raises(LimitError, match="this system allows no more open files"):
+                await warm.open_channel(ECHO, Recorder())
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        channel.write(b" again")
+        await client.at_least(11)
+        await ask(warm)
