@@ -71,6 +71,7 @@ class Pulse:
         self._taken = 0
         self._asked: float | None = None  # when the round went out since which nothing was heard
         self._missed = 0  # rounds in a row that have passed like that
+        self._unanswered = 0  # rounds since the last answer
         self._paused = False
         self._stopped = False
         self._due = self._loop.time() + interval
@@ -105,6 +106,7 @@ class Pulse:
             self._rounds[self._next_id] = new
             self._next_id = 1 if self._next_id >= _LAST_ID else self._next_id + 2  # odd: a client's
         new.left = len(ids)
+        self._unanswered += 1
         now = self._loop.time()
         if self._asked is None:
             self._asked = now
@@ -116,6 +118,7 @@ class Pulse:
     def answered(self, number: int) -> None:
         """A PING came back."""
         self.heard()
+        self._unanswered = 0
         this = self._rounds.pop(number, None)
         if this is None:
             return
@@ -163,18 +166,23 @@ class Pulse:
             if (rest := self._due - now) > 0:
                 self._schedule(rest)
             else:
-                self.round()
+                self._ask(now)
         elif self._asked + self._deadline * 0.99 > now:  # a timer may be a little early
             self._schedule(self._asked + self._deadline - now)
-        elif (rounds := self._missed + 1) < MISSED:
-            self._missed, self._asked = rounds, now
-            self.round()
-        elif self._explained:
-            # More PINGs would only pile up behind the data.
-            self._missed, self._asked = MISSED, now
-            self._schedule(self._deadline)
+        elif (missed := self._missed + 1) < MISSED or self._explained:
+            self._missed = min(missed, MISSED)
+            self._ask(now)
         else:
             self._dead()
+
+    def _ask(self, now: float) -> None:
+        """Another round, unless so many are unanswered that more would only pile up behind the data."""
+        self._asked = now
+        if self._unanswered < MISSED:
+            self.round()
+        else:
+            self._due = now + self._interval
+            self._schedule(self._deadline)
 
     @property
     def _explained(self) -> bool:
