@@ -24,7 +24,7 @@ from xec_forward.engine.links.kubernetes import api as api_module
 from xec_forward.engine.links.kubernetes import proxy as proxy_module
 from xec_forward.engine.links.kubernetes.api import Api, Expired
 from xec_forward.engine.links.kubernetes.config import Context as Found
-from xec_forward.engine.links.kubernetes.failures import Answer, judge
+from xec_forward.engine.links.kubernetes.failures import Answer, ProxyError, judge
 from xec_forward.errors import (
     AuthenticationError,
     ConfigError,
@@ -635,8 +635,9 @@ async def test_proxy_that_is_reached_by_tls_is_gone_through(cluster: Cluster, tm
                 await soon(ask(api))
             assert "wrong" not in str(refused.value)
     async with through(proxy.port) as api:
-        with pytest.raises(RefusedError, match=f"127.0.0.1:{proxy.port}: nobody listens there. Check proxy-url:"):
+        with pytest.raises(RefusedError, match=f":{proxy.port}: nobody listens there. Check proxy-url:") as down:
             await soon(ask(api))
+        assert isinstance(down.value.__cause__, ProxyError), "nobody was reached, which counts against what is silent"
     async with saying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain_one, through(plain_one) as api:
         with pytest.raises(ConfigError, match=f":{plain_one}: what answers there does not speak TLS"):
             await soon(ask(api))

@@ -293,7 +293,7 @@ class Api:
         except (aiohttp.ClientError, NotHttp, OSError, ProxyError) as error:
             if self._door is not None and (failure := self._door.failure) is not None:
                 self._door.failure = None
-                raise failure from None
+                raise failure from ProxyError()
             proxy = f"{self._proxy.host}:{self._proxy.port}" if self._proxy is not None else ""
             # The repr of aiohttp's own has headers and the proxy's password: only what is behind it may be shown.
             cause = getattr(error, "os_error", None) if isinstance(error, aiohttp.ClientError) else error
