@@ -24,10 +24,10 @@ lab: $(VENV)/.lab $(BUNDLE) $(LINK) ## open the quickstart notebook in JupyterLa
 	@exec $(BIN)/python -m xec_forward demo --lab $(LAB_OPTIONS)
 
 test: $(VENV)/.dev $(BUNDLE) ## run every test, notebooks included
-	@exec $(BIN)/python -m pytest --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
+	@exec $(BIN)/python -m pytest -c pyproject.toml --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
 
-soak: $(VENV)/.dev ## run the faults in full and show their figures (minutes; root, for network namespaces)
-	@XEC_FORWARD_SOAK=1 exec $(BIN)/python -m pytest -s tests/interop/test_faults*.py tests/kubernetes/test_faults.py $(PYTEST_OPTIONS)
+soak: $(VENV)/.dev ## run the faults and the port-forwards in full and show their figures (minutes; root, for network namespaces)
+	@XEC_FORWARD_SOAK=1 exec $(BIN)/python -m pytest -s tests/interop/test_faults*.py tests/kubernetes/test_faults.py tests/kubernetes/test_port_forward.py tests/kubernetes/test_distance.py $(PYTEST_OPTIONS)
 
 check: $(VENV)/.dev ## ruff (lint and format), mypy --strict
 	$(BIN)/ruff check

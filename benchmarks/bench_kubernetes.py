@@ -27,6 +27,7 @@ from pathlib import Path
 
 from benchmarks.cluster import (
     ECHO,
+    IMAGE,
     KR8S,
     PORTFORWARD,
     SINK,
@@ -175,6 +176,7 @@ def judge(found: Found, names: list[str], verdicts: Verdicts) -> None:
 def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_kubernetes")
     parser.add_argument("--kubeconfig", type=Path, help="measure on a real cluster")
+    parser.add_argument("--kube-image", default=IMAGE, metavar="IMAGE", help="the image of its pod; has python3")
     parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="has kr8s and portforward")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(words)
@@ -193,7 +195,7 @@ def main(words: list[str]) -> None:
         os.environ["XEC_FORWARD_STATE"] = state
         for number in range(options.rounds):
             order = names[number % len(names) :] + names[: number % len(names)]
-            with real(options.kubeconfig) if options.kubeconfig else embedded() as place:
+            with real(options.kubeconfig, options.kube_image) if options.kubeconfig else embedded() as place:
                 for key, values in measure(place, [peers[name] for name in order]).items():
                     found[key] += values
     verdicts = Verdicts()

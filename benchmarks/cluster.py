@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.kubernetes.real import RESTRICTED_CONTAINER, RESTRICTED_POD
 from tests.peers.cluster import kubectl_missing, kubectl_path
 from xec_forward.demo.lifeline import ServiceProcess
 
@@ -72,8 +73,12 @@ def embedded() -> Iterator[Place]:
 
 
 @contextlib.contextmanager
-def real(kubeconfig: Path) -> Iterator[Place]:
-    """A pod of our own in a real cluster, in a namespace that is removed at the end."""
+def real(kubeconfig: Path, image: str = IMAGE) -> Iterator[Place]:
+    """A pod of our own in a real cluster, in a namespace that is removed at the end.
+
+    Args:
+        image: has `python3`.
+    """
     namespace = f"xec-bench-{secrets.token_hex(3)}"
 
     def kubectl(*words: str, objects: Sequence[object] = ()) -> None:
@@ -90,17 +95,20 @@ def real(kubeconfig: Path) -> Iterator[Place]:
     connects = f"import socket; socket.create_connection(('127.0.0.1', {ECHO}))"
     container = {
         "name": "bench",
-        "image": IMAGE,
-        "command": ["python", "/bench/pod.py", *map(str, PORTS)],
+        "image": image,
+        "command": ["python3", "/bench/pod.py", *map(str, PORTS)],
         "stdin": True,
+        "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [{"name": "bench", "mountPath": "/bench"}],
-        "readinessProbe": {"exec": {"command": ["python", "-c", connects]}, "periodSeconds": 1},
+        "readinessProbe": {"exec": {"command": ["python3", "-c", connects]}, "periodSeconds": 1},
     }
     volume = {"name": "bench", "configMap": {"name": "bench"}}
     metadata = {"name": POD, "namespace": namespace}
     code = {"pod.py": (HERE / "pod.py").read_text()}
     kubectl("create", "namespace", namespace)
     try:
+        # Pods are refused until the controller has made it.
+        kubectl("-n", namespace, "wait", "--for=create", "--timeout=60s", "serviceaccount/default")
         kubectl(
             *("create", "-f", "-"),
             objects=[
@@ -109,7 +117,13 @@ def real(kubeconfig: Path) -> Iterator[Place]:
                     "apiVersion": "v1",
                     "kind": "Pod",
                     "metadata": metadata,
-                    "spec": {"containers": [container], "volumes": [volume], "terminationGracePeriodSeconds": 1},
+                    "spec": {
+                        "automountServiceAccountToken": False,
+                        "terminationGracePeriodSeconds": 1,
+                        "securityContext": RESTRICTED_POD,
+                        "containers": [container],
+                        "volumes": [volume],
+                    },
                 },
             ],
         )

@@ -23,15 +23,6 @@ if TYPE_CHECKING:
     from xec_forward.demo.cluster import Cluster
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    """The cluster that tests/kubernetes runs against."""
-    group = parser.getgroup("kubernetes")
-    group.addoption("--kubeconfig", metavar="FILE", help="run tests/kubernetes against the current context of FILE")
-    group.addoption(
-        "--kube-image", metavar="IMAGE", default="python:3.13-alpine", help="the image of its pods; has python3"
-    )
-
-
 def pytest_configure() -> None:
     """A shell that runs the tests in the background has them ignore SIGINT, and every program they start with them."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

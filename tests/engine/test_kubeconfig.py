@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import logging
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -493,6 +495,28 @@ async def test_failing_plugin_gives_its_last_words_and_a_fix(
     assert caught.value.hop == "it"
     assert caught.value.hint
     assert SECRET not in str(caught.value)
+
+
+async def test_what_a_plugin_says_is_not_logged_and_its_last_words_have_no_token(
+    tmp_path: Path, script: Script, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As with its debugging turned on."""
+    caplog.set_level(logging.DEBUG)
+    says = f"print('> Authorization: Bearer {SECRET}', file=sys.stderr, flush=True)\n"
+    _, login = await logged_in(tmp_path, script(f"{says}answer(token='{SECRET}')\n"))
+    assert dict(login.headers)["Authorization"] == f"Bearer {SECRET}"
+    jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhbmEifQ.c2ln"
+    for words in (f"403 for Bearer {SECRET}", f"refused: {jwt}", f"AWS_SESSION={'A1' * 25}"):
+        with pytest.raises(AuthenticationError) as caught:
+            await logged_in(tmp_path, script(f"sys.exit({words!r})\n"))
+        assert not any(secret in str(caught.value) for secret in (SECRET, jwt, "A1A1"))
+        assert words.split()[0] in str(caught.value) or words.startswith("AWS")
+    url = "https://device.sso.eu-central-1.amazonaws.com/?user_code=ABCD-EFGH"
+    with pytest.raises(AuthenticationError, match=re.escape(url)):
+        await logged_in(tmp_path, script(f"sys.exit('open {url}')\n"))
+    assert SECRET not in caplog.text
+    assert "Authorization" not in caplog.text
+    assert "started as process" in caplog.text, "the log tells that it ran"
 
 
 async def test_missing_plugin_shows_its_install_hint(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from xec_forward.demo.cluster import Cluster
 from xec_forward.demo.cluster.certificates import Authority
 from xec_forward.demo.cluster.kubeconfig import Context, encoded
 from xec_forward.engine.links.kubernetes import api as api_module
+from xec_forward.engine.links.kubernetes import proxy as proxy_module
 from xec_forward.engine.links.kubernetes.api import Api, Expired
 from xec_forward.engine.links.kubernetes.config import Context as Found
-from xec_forward.engine.links.kubernetes.failures import Answer, judge
+from xec_forward.engine.links.kubernetes.failures import Answer, ProxyError, judge
 from xec_forward.errors import (
     AuthenticationError,
     ConfigError,
@@ -584,12 +585,82 @@ async def test_proxy_of_the_environment_is_gone_through_but_not_to_loopback(
         assert proxy.asked == ["kubernetes:6443"]
 
 
-async def test_proxies_that_are_not_supported_are_refused_by_name(cluster: Cluster, tmp_path: Path) -> None:
-    for url in (f"socks5://u:{SECRET}@x:1080", f"https://u:{SECRET}@x:3128"):
-        with pytest.raises(ConfigError, match="by TLS or SOCKS is not supported") as caught:
+@asynccontextmanager
+async def saying(words: bytes) -> AsyncIterator[int]:
+    """The port of a server that says this to everybody, and no more."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(words)
+        with contextlib.suppress(OSError), contextlib.closing(writer):
+            await reader.read(-1)
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+def tls_of(authority: Authority, tmp_path: Path) -> ssl.SSLContext:
+    """A server on 127.0.0.1 whose certificate is of that authority."""
+    (tmp_path / "proxy.pem").write_bytes(b"".join(authority.server(("127.0.0.1",))))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(tmp_path / "proxy.pem")
+    return tls
+
+
+@both_ways
+async def test_proxy_that_is_reached_by_tls_is_gone_through(cluster: Cluster, tmp_path: Path, ask: Ask) -> None:
+    cluster.add_pod("web-1")
+    port = int(cluster.server.rpartition(":")[2])
+
+    @asynccontextmanager
+    async def through(proxy: int, login: str = f"ana:{SECRET}") -> AsyncIterator[Api]:
+        where = {"server": "https://kubernetes", "proxy-url": f"https://{login}@127.0.0.1:{proxy}"}
+        async with opened(changed(cluster, tmp_path / "config", where)) as api:
+            yield api
+
+    async with http_proxy(tls_of(cluster._authority, tmp_path)) as proxy:
+        proxy.credentials = f"ana:{SECRET}"
+        proxy.routes["kubernetes:443"] = ("127.0.0.1", port)
+        async with through(proxy.port) as api:
+            for _ in range(2):
+                assert await soon(ask(api))
+            assert set(proxy.asked) == {"kubernetes:443"}
+            proxy.routes["kubernetes:443"] = ("127.0.0.1", 1)
+            with pytest.raises(UnreachableError, match=f":{proxy.port}: the proxy does not reach .*502"):
+                await soon(upgraded(api))
+        async with through(proxy.port, "eve:wrong") as api:
+            with pytest.raises(AuthenticationError, match="the proxy wants credentials, or others") as refused:
+                await soon(ask(api))
+            assert "wrong" not in str(refused.value)
+    async with through(proxy.port) as api:
+        with pytest.raises(RefusedError, match=f":{proxy.port}: nobody listens there. Check proxy-url:") as down:
+            await soon(ask(api))
+        assert isinstance(down.value.__cause__, ProxyError), "nobody was reached, which counts against what is silent"
+    async with saying(b"HTTP/1.1 400 Bad Request\r\n\r\n") as plain_one, through(plain_one) as api:
+        with pytest.raises(ConfigError, match=f":{plain_one}: what answers there does not speak TLS"):
+            await soon(ask(api))
+    async with http_proxy(tls_of(Authority(), tmp_path)) as stranger, through(stranger.port) as api:
+        with pytest.raises(ConfigError, match="the proxy's certificate is not trusted"):
+            await soon(ask(api))
+        assert stranger.asked == []
+
+
+async def test_proxy_that_is_none_is_told(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy_module, "DEADLINE", 0.3)
+    for words, said in ((b"SSH-2.0-x\r\n", "does not speak SOCKS5"), (b"", "the proxy does not answer, or the API")):
+        async with saying(words) as port:
+            where = {"proxy-url": f"socks5://ana:{SECRET}@127.0.0.1:{port}"}
+            async with opened(changed(cluster, tmp_path / "config", where)) as api:
+                with pytest.raises(ForwardError, match=f"127.0.0.1:{port}: .*{said}") as caught:
+                    await soon(api.get(PODS))
+                assert SECRET not in str(caught.value)
+    for url in (f"socks4://u:{SECRET}@x:1080", f"ftp://u:{SECRET}@x", f"http://u:{SECRET}@x:y"):
+        with pytest.raises(ConfigError, match="its proxy-url is no http:// or https:// or socks5://") as refused:
             async with opened(changed(cluster, tmp_path / "config", {"proxy-url": url})):
                 pass
-        assert SECRET not in str(caught.value)
+        assert SECRET not in str(refused.value)
 
 
 @both_ways

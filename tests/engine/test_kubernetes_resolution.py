@@ -139,6 +139,23 @@ async def test_slices_that_name_pods_do_for_a_service_without_selector(cluster: 
     assert choice.describe(Endpoint(port=5432)) == "pod/pg-0:5432 (pg)"
 
 
+async def test_slices_that_change_while_their_pod_is_waited_for_are_read_anew(cluster: Cluster, api: Api) -> None:
+    """As when somebody points them at another pod, because the first never becomes ready."""
+    cluster.add_pod("pg-0", ports={"pg": 5432}, ready=False)
+    cluster.add_pod("pg-1", ports={"pg": 5433})
+    cluster.add_service("pg", ports=[{"name": "pg", "port": 5432, "targetPort": "pg"}])
+    cluster.add_endpoint_slice("pg", pods=["pg-0"])
+    (slice,) = cluster.call(lambda: cluster.state.store.of_kind("endpointslices", "default"))
+    async with choosing(api, "svc/pg") as (task, told):
+        await told.until("pg-0")
+        cluster.call(lambda: cluster.state.store.delete("endpointslices", "default", slice["metadata"]["name"]))
+        await told.until("no EndpointSlice of it names a pod")
+        cluster.add_endpoint_slice("pg", pods=["pg-1"])
+        choice = await within(5, task)
+    assert choice.describe(Endpoint(port=5432)) == "pod/pg-1:5433 (pg)"
+    await holds(lambda: not [one for one in asyncio.all_tasks() if one is not asyncio.current_task()])
+
+
 # ---- waiting ----
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.peers.links import eventually
 from tests.peers.pipe import begin
 from xec_forward.engine.links.kubernetes import session as session_module
-from xec_forward.engine.links.kubernetes.pulse import Pulse
+from xec_forward.engine.links.kubernetes.pulse import MISSED, Pulse
 from xec_forward.errors import LostError
 
 
@@ -39,6 +39,28 @@ async def test_silence_is_death() -> None:
     assert not peer.dead.is_set()
     async with asyncio.timeout(5):
         await peer.dead.wait()
+    assert len(peer.sent) == 5 * MISSED, "it was asked again before it was given up"
+    peer.pulse.stop()
+
+
+async def test_answer_to_the_last_round_is_life() -> None:
+    peer = Pulsing()
+    for _ in range(3):
+        await eventually(lambda: len(peer.sent) == 5 * MISSED)
+        peer.pulse.answered(peer.sent[-1])
+        peer.sent.clear()
+    assert not peer.dead.is_set()
+    peer.pulse.stop()
+
+
+async def test_whatever_else_comes_or_leaves_is_life_too() -> None:
+    peer = Pulsing()
+    for _ in range(20):
+        await asyncio.sleep(0.02)  # more often than a round takes, and in all longer than silence may last
+        peer.pulse.heard()
+    assert not peer.dead.is_set()
+    assert not peer.pulse.overdue
+    assert len(peer.sent) == 5 * MISSED, "PINGs go out all the same, and do not pile up"
     peer.pulse.stop()
 
 
@@ -60,9 +82,10 @@ async def test_silence_behind_an_upload_that_the_pod_does_not_read_is_not() -> N
     peer.pulse.wrote()
     peer.pulse.round()
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.3):
+        async with asyncio.timeout(0.4):
             await peer.dead.wait()
     assert peer.pulse.overdue
+    assert len(peer.sent) == 5 * MISSED, "more would pile up behind the upload"
     await peer.rounds(1)
     await peer.rounds(1)
     async with asyncio.timeout(5):

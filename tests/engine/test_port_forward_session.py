@@ -303,6 +303,14 @@ async def test_back_pressure_reaches_the_socket() -> None:
     await owner.until_free()
 
 
+async def test_ping_of_the_server_is_echoed_at_once_and_an_answer_to_ours_is_not() -> None:
+    _, wire, _ = begin("spdy-raw")
+    wire.answers_pings = False
+    wire.send_frames(Ping(2), Ping(7), Ping(4))
+    await turn()
+    assert wire.sent(Ping) == [Ping(2), Ping(4)]
+
+
 async def test_ids_do_not_run_out_unnoticed() -> None:
     session, wire, _ = begin("spdy-raw")
     session._next_stream = 0x7FFFFFFF - 2

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 
 from tests.engine.fake_link import FakeLink
-from xec_forward.engine import peer, splice
+from xec_forward.engine import far, peer, splice
 from xec_forward.engine.links.base import HalfClose
 from xec_forward.engine.relay import Relay
-from xec_forward.errors import ForwardError, LostError, RefusedError
+from xec_forward.errors import DeadlineError, ForwardError, LostError, RefusedError
 from xec_forward.spec import Endpoint
 
 FAR = Endpoint("far", 1)
@@ -232,6 +232,29 @@ async def test_half_closed_client_of_whom_nothing_can_be_told_is_reset_after_a_l
             await receive(client)
         assert channel.written == b"request"
         assert not channel.aborted
+
+
+async def test_client_that_ended_its_side_and_gets_no_answer_is_told_of_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(far, "UNANSWERED", 0.1)
+    async with house() as h:
+        link = FakeLink(HalfClose.DEFERRED)
+        h.relay.attach(link)
+        answered, leaves, waits = [await h.connect() for _ in range(3)]
+        for client in (answered, leaves, waits):
+            await send(client, b"request")
+            client.shutdown(socket.SHUT_WR)
+            channel = await link.channel()
+            await channel.wait_written(7)
+            if client is answered:
+                channel.protocol.data_received(b"the first part")
+                assert await receive(client) == b"the first part"
+            elif client is leaves:
+                client.close()
+                await within(channel.closed.wait())
+        await until(lambda: h.failures)
+        await asyncio.sleep(0.2)
+        assert [type(error) for error in h.failures] == [DeadlineError]
+        assert (h.relay.refused, len(h.relay.clients)) == (0, 2)
 
 
 async def test_link_without_half_close_delivers_the_answer_to_a_client_that_half_closed() -> None:

@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -408,11 +409,16 @@ def test_server_that_takes_the_request_and_says_nothing(configured: Callable[...
         assert "no answer" in failure(diagnosis, [*LOGIN, "dns", "tcp"], f"127.0.0.1:{port}", "api")
 
 
+@pytest.mark.parametrize("scheme", ["http", "https"])
 async def test_proxy_url_leads_there_or_is_the_stage_that_fails(
-    web: Cluster, configured: Callable[..., xf.Cluster]
+    web: Cluster, configured: Callable[..., xf.Cluster], tmp_path: Path, scheme: str
 ) -> None:
-    async with http_proxy() as proxy:
-        through = configured(proxy_url=f"http://ana:hunter2@127.0.0.1:{proxy.port}")
+    pair = tmp_path / "proxy.pem"
+    pair.write_bytes(b"".join(web._authority.server(("127.0.0.1",))))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(pair)
+    async with http_proxy(tls if scheme == "https" else None) as proxy:
+        through = configured(proxy_url=f"{scheme}://ana:hunter2@127.0.0.1:{proxy.port}")
         diagnosis = await through.adoctor(service="web", remote_port=70)
         way = [*LOGIN, "dns", "tcp"]
         assert stages(diagnosis) == [*way, "proxy", "tls", *POD[5:]], diagnosis

@@ -13,7 +13,7 @@ from tests.peers import kernel as peer
 from tests.peers.kernel import Kernel, Result, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import free_port
+from tests.peers.sshd import Sshd, free_port
 from xec_forward.demo.cluster import Cluster
 
 
@@ -189,6 +189,29 @@ def test_missing_service_is_one_line_with_what_to_do(kernel: Kernel, api: Cluste
     assert _refused(kernel.run("%k8s_forward svc/ap 80 --timeout 5")).startswith("ENOTFOUND ")
     assert _refused(kernel.run("%k8s_forward svc/api 81 --timeout 5")).startswith("E")
     assert _refused(kernel.run("%k8s_forward svc/api 80 --context nowhere")).startswith("ECONFIG ")
+
+
+def test_pod_that_is_not_ready_is_waited_for_in_sight_and_named_when_time_is_up(
+    kernel: Kernel, cluster: Cluster, services: Services
+) -> None:
+    pod = cluster.add_pod("late", ports={"debug": 9229}, serves={9229: ("127.0.0.1", services.echo)}, ready=False)
+    refused = _refused(kernel.run("%k8s_forward pod/late :9229 --no-check --timeout 1.5"))
+    assert refused.startswith("ETIMEDOUT ")
+    assert "not ready within 1.5 s: pod/late is Running but not ready" in refused
+    assert "describe pod late" in refused
+    assert kernel.value("'late' in globals()") is False
+    running = kernel.start("%k8s_forward pod/late :9229 --no-check")
+    running.until(lambda result: any("pod/late is Running but not ready" in shown.text for shown in result.displays))
+    pod.set_ready(True)
+    assert "  ready  127.0.0.1:" in _cards(running.wait())[0]
+    _round_trip(kernel.value("late.local_port"))
+
+
+def test_cluster_behind_a_bastion_is_reached_through_it(bastion: Sshd, kernel: Kernel, api: Cluster) -> None:
+    card = _cards(kernel.run("%k8s_forward svc/api :9229 --no-check -J bastion"))[0]
+    assert " -> bastion -> demo -> svc/api:9229" in card
+    assert bastion.connections() == 1
+    _round_trip(kernel.value("api.local_port"))
 
 
 def test_kubeconfig_that_the_kernel_sets_later_is_the_one_that_counts(kernel: Kernel, api: Cluster) -> None:

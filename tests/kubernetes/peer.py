@@ -59,15 +59,25 @@ class Peer(ABC):
     Attributes:
         kubeconfig, namespace: how to reach it.
         patience: seconds that a pod may take to become ready.
+        distance: seconds of a request to its API server, as measured; 0 where it is next door.
     """
 
     kubeconfig: Path
     namespace: str
     patience: float
+    distance: float = 0.0
 
     def cluster(self, **arguments: Any) -> xf.Cluster:
         """The cluster as a user has it."""
         return xf.k8s(kubeconfig=self.kubeconfig, namespace=self.namespace, **arguments)
+
+    def within(self, seconds: float) -> float:
+        """A bound that holds for a cluster next door, for this one: with the time of twenty requests more."""
+        return round(seconds + 20 * self.distance, 1)
+
+    def explain(self, name: str) -> str:
+        """What is known of the pods with the label `app: NAME`, for a wait that was in vain."""
+        return str(self.pods(name))
 
     @abstractmethod
     def add_pod(self, name: str, *, ready: bool = True) -> None:
@@ -101,7 +111,7 @@ class Peer(ABC):
                 if ready and uid not in before:
                     return pod
             time.sleep(0.02)
-        raise TimeoutError(f"no other pod of {name} was ready within {self.patience:g} s")
+        raise TimeoutError(f"no other pod of {name} was ready within {self.patience:g} s: {self.explain(name)}")
 
 
 class EmbeddedPeer(Peer):

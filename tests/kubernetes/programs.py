@@ -9,6 +9,8 @@
     7007 half      says HELLO and half-closes, reads on
     7009 deaf      never reads
     7010 silent    reads everything, answers nothing
+    7011 swallow   the same, and counts
+    7012 tally     says as one line how many bytes `swallow` has read
 
 Nothing listens on port 9. In a pod (`python programs.py pod`) the ports are these; else any on 127.0.0.1, told on the
 first line of output as JSON, and the script ends with its standard input. Nothing but the standard library is needed.
@@ -97,6 +99,18 @@ def _silent(client: socket.socket) -> None:
         pass
 
 
+_swallowed: list[int] = []  # bytes of each piece; to append is one step, whichever thread does it
+
+
+def _swallow(client: socket.socket) -> None:
+    while data := client.recv(_BLOCK):
+        _swallowed.append(len(data))
+
+
+def _tally(client: socket.socket) -> None:
+    client.sendall(b"%d\n" % sum(_swallowed))
+
+
 PORTS: dict[str, tuple[int, Callable[[socket.socket], None]]] = {
     "echo": (7000, _echo),
     "source": (7001, _source),
@@ -107,6 +121,8 @@ PORTS: dict[str, tuple[int, Callable[[socket.socket], None]]] = {
     "half": (7007, _half),
     "deaf": (7009, _deaf),
     "silent": (7010, _silent),
+    "swallow": (7011, _swallow),
+    "tally": (7012, _tally),
 }
 
 

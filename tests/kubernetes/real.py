@@ -1,7 +1,8 @@
 """Any real cluster as a `Peer`: one namespace for each test, made at its beginning and removed at its end.
 
 The pods run `programs` from a ConfigMap, on any image that has `python3`; nothing else is pulled or installed, and
-nothing outside the namespace is touched. The requests are made by kubernetes_asyncio's session, apart from the engine.
+nothing outside the namespace is touched. The pods are such as the Pod Security Standard "restricted" admits. Of
+the engine only its reading of kubeconfigs is used: a proxy-url, a tls-server-name and an exec plugin count here too.
 """
 
 from __future__ import annotations
@@ -9,11 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
+import statistics
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import aiohttp
+
+from xec_forward.engine.links.kubernetes.credentials import Credentials
+from xec_forward.options import ClusterTarget
 
 from . import programs
 from .peer import NUMBERS, UDP, Peer, pods_in, until
@@ -21,6 +28,7 @@ from .peer import NUMBERS, UDP, Peer, pods_in, until
 # The condition that a pod with `ready=False` waits for.
 GATE = "xec-forward.test/ready"
 _DEADLINE = 30.0
+_EVENTS = 10
 # Of each kind of workload: its name in objects, and its API group with the version.
 _KINDS = {
     "deployment": ("Deployment", "apps/v1"),
@@ -47,7 +55,8 @@ class Rest:
     def __init__(self, kubeconfig: Path) -> None:
         self._runner = asyncio.Runner()
         try:
-            self._client = self._runner.run(_client(kubeconfig))
+            self._credentials = self._runner.run(Credentials.open(ClusterTarget(kubeconfig=str(kubeconfig))))
+            self._session = self._runner.run(_session())
         except BaseException:
             self._runner.close()
             raise
@@ -59,12 +68,19 @@ class Rest:
         return self._runner.run(self._ask(method, path, body, content, params))
 
     async def _ask(self, method: str, path: str, body: Body | None, content: str, params: Mapping[str, str]) -> Body:
-        headers = {"Accept": "application/json", "Content-Type": content}
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
-        url = self._client.configuration.host + path
-        session = self._client.rest_client.pool_manager
+        login = await self._credentials.current()
+        request = self._session.request(
+            method,
+            login.server.rstrip("/") + path,
+            json=body,
+            headers={"Accept": "application/json", **dict(login.headers), "Content-Type": content},
+            params=params,
+            ssl=login.tls if login.tls is not None else True,
+            server_hostname=login.server_name or None,
+            proxy=login.proxy or None,
+        )
         async with asyncio.timeout(_DEADLINE):
-            async with session.request(method, url, json=body, headers=headers, params=params) as answer:
+            async with request as answer:
                 if answer.status >= 300:
                     raise Refused(answer.status, await answer.text())
                 found: Body = await answer.json()
@@ -73,13 +89,11 @@ class Rest:
     def close(self) -> None:
         """End it; idempotent."""
         with self._runner:
-            self._runner.run(self._client.close())
+            self._runner.run(self._session.close())
 
 
-async def _client(kubeconfig: Path) -> Any:
-    from kubernetes_asyncio.config import new_client_from_config
-
-    return await new_client_from_config(str(kubeconfig), persist_config=False)
+async def _session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(trust_env=True)
 
 
 class RealPeer(Peer):
@@ -99,6 +113,7 @@ class RealPeer(Peer):
 
     def __enter__(self) -> RealPeer:
         try:
+            self.distance = self._measure()
             self.rest("POST", "/api/v1/namespaces", namespace(self.namespace))
             self._create("/api/v1", "configmaps", script())
             # Pods are refused until the controller has made it.
@@ -107,6 +122,15 @@ class RealPeer(Peer):
             self.__exit__(None, None, None)
             raise
         return self
+
+    def _measure(self) -> float:
+        """The seconds of a request over a connection that is there, as a rule."""
+        taken = []
+        for _ in range(5):
+            began = time.monotonic()
+            self.rest("GET", "/version")
+            taken.append(time.monotonic() - began)
+        return statistics.median(taken)
 
     def _has_account(self) -> bool:
         with contextlib.suppress(Refused):
@@ -126,7 +150,7 @@ class RealPeer(Peer):
 
     def add_pod(self, name: str, *, ready: bool = True) -> None:
         self._create("/api/v1", "pods", pod(name, self._image, gated=not ready))
-        until(lambda: self._runs(name) if not ready else self._ready(name) == 1, self.patience)
+        self._until(name, lambda: self._runs(name) if not ready else self._ready(name) == 1)
 
     def set_ready(self, name: str) -> None:
         condition = {"type": GATE, "status": "True"}
@@ -139,7 +163,7 @@ class RealPeer(Peer):
 
     def add_workload(self, kind: str, name: str, *, pods: int = 1) -> None:
         self._create(f"/apis/{_KINDS[kind][1]}", f"{kind}s", workload(kind, name, self._image, pods))
-        until(lambda: self._ready(name) >= pods, self.patience)
+        self._until(name, lambda: self._ready(name) >= pods)
 
     def add_service(self, name: str, *ports: Mapping[str, Any], headless: bool = False) -> None:
         self._create("/api/v1", "services", service(name, ports, headless=headless))
@@ -150,6 +174,25 @@ class RealPeer(Peer):
 
     def delete_pod(self, name: str) -> None:
         self.rest("DELETE", f"/api/v1/namespaces/{self.namespace}/pods/{name}")
+
+    def explain(self, name: str) -> str:
+        """Its pods, and the last events of the namespace: why a pod cannot be made is said of what makes it."""
+        where = f"/api/v1/namespaces/{self.namespace}"
+        pods = [_in_short(each) for each in self.rest("GET", f"{where}/pods", labelSelector=f"app={name}")["items"]]
+        events = self.rest("GET", f"{where}/events")["items"]
+        events.sort(key=lambda event: event["metadata"]["creationTimestamp"])
+        told = [
+            f"{event['involvedObject'].get('kind')}/{event['involvedObject'].get('name')}: {event.get('message')}"
+            for event in events[-_EVENTS:]
+        ]
+        return "\n  ".join(["", *(pods or ["no pod"]), *told])
+
+    def _until(self, name: str, condition: Callable[[], bool]) -> None:
+        """Wait for it. Raises AssertionError, with what is known of the pods."""
+        try:
+            until(condition, self.patience)
+        except AssertionError:
+            raise AssertionError(f"{name} was not there within {self.patience:g} s:{self.explain(name)}") from None
 
     def _create(self, group: str, plural: str, body: Body) -> None:
         self.rest("POST", f"{group}/namespaces/{self.namespace}/{plural}", body)
@@ -164,7 +207,29 @@ class RealPeer(Peer):
         return bool(found["status"].get("phase") == "Running")
 
 
+def _in_short(pod: Body) -> str:
+    """A pod's state in one line."""
+    status = pod.get("status", {})
+    words = [f"pod/{pod['metadata']['name']} is {status.get('phase')}"]
+    words += [f"{one['type']}: {one['message']}" for one in status.get("conditions") or () if one.get("message")]
+    for container in status.get("containerStatuses") or ():
+        for state, details in container.get("state", {}).items():
+            words.append(
+                f"{container['name']} {state} {details.get('reason', '')} {details.get('message', '')}".strip()
+            )
+    return "; ".join(words)
+
+
 # ---- the objects ----
+
+# What the Pod Security Standard "restricted" wants of a pod, and of each of its containers.
+RESTRICTED_POD: Body = {
+    "runAsNonRoot": True,
+    "runAsUser": 65532,
+    "runAsGroup": 65532,
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+RESTRICTED_CONTAINER: Body = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 
 
 def namespace(name: str) -> Body:
@@ -216,12 +281,14 @@ def _spec(image: str) -> Body:
         "command": ["python3", "/programs/programs.py", "pod"],
         "ports": ports,
         "readinessProbe": {"tcpSocket": {"port": NUMBERS["silent"]}, "periodSeconds": 1},
+        "securityContext": RESTRICTED_CONTAINER,
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
         "volumeMounts": [{"name": "programs", "mountPath": "/programs"}],
     }
     return {
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": 1,
+        "securityContext": RESTRICTED_POD,
         "containers": [container],
         "volumes": [{"name": "programs", "configMap": {"name": "programs"}}],
     }

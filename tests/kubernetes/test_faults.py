@@ -25,7 +25,8 @@ from .peer import NUMBERS, REFUSED, EmbeddedPeer, Peer, until
 from .programs import pattern_digest
 from .test_port_forward import ask, behind, connect, exchange, full, message, opened, read_on, stats, take
 
-# The longest round trip of a client beside the fault, seconds: much less than the fault lasts.
+# Of a cluster next door (`Peer.within` has those of others). The longest round trip of a client beside the fault,
+# seconds: much less than the fault lasts.
 UNTOUCHED = 0.5
 # A pod that took another's place is found this soon after it is ready, seconds.
 FOUND_WITHIN = 2.0
@@ -85,7 +86,7 @@ def test_refused_port_resets_its_clients_and_touches_no_other(web: Peer) -> None
         assert "nothing listens on port 9 in the pod" in str(refused.error)
         assert refused.state is xf.TunnelState.READY
         figures.say("port refused", lost=0, rounds=rounds, others=f"{steady.worst:.3f} s")
-    assert steady.worst < UNTOUCHED
+    assert steady.worst < web.within(UNTOUCHED)
 
 
 def test_reset_by_the_pod_is_a_reset_here_and_touches_no_other(web: Peer) -> None:
@@ -98,7 +99,7 @@ def test_reset_by_the_pod_is_a_reset_here_and_touches_no_other(web: Peer) -> Non
                 ends_by_reset(client)
         assert tunnel.state is xf.TunnelState.READY
         figures.say("reset by the pod", lost=0, rounds=rounds, others=f"{steady.worst:.3f} s")
-    assert steady.worst < UNTOUCHED
+    assert steady.worst < web.within(UNTOUCHED)
 
 
 def test_stalled_upload_freezes_nobody_and_is_bounded(web: Peer) -> None:
@@ -121,8 +122,8 @@ def test_stalled_upload_freezes_nobody_and_is_bounded(web: Peer) -> None:
             others=f"{steady.worst:.3f} s",
         )
         assert sent < 64 << 20
-    assert steady.worst < UNTOUCHED
-    assert took < 5
+    assert steady.worst < web.within(UNTOUCHED)
+    assert took < web.within(5)
 
 
 def test_stalled_download_freezes_nobody_and_arrives_whole_after_all(web: Peer) -> None:
@@ -138,7 +139,7 @@ def test_stalled_download_freezes_nobody_and_arrives_whole_after_all(web: Peer) 
         figures.say("stalled download", lost=size - received, bytes=size, others=f"{steady.worst:.3f} s")
         assert (received, digest) == (size, pattern_digest(size))
         assert figures.peak() < 200
-    assert steady.worst < UNTOUCHED
+    assert steady.worst < web.within(UNTOUCHED)
 
 
 # ---- the pod
@@ -176,7 +177,7 @@ def test_replaced_pod_is_found_by_the_next_connection_and_its_port_is_held(peer:
         assert tunnel.local_port == port
         until(lambda: behind(tunnel) == f"pod/{new}:7000")
         figures.say(f"pod replaced, {where}", lost=0, recovered=found, reconnects=stats(tunnel).reconnects)
-        assert found < FOUND_WITHIN
+        assert found < peer.within(FOUND_WITHIN)
 
 
 def test_clients_that_come_while_the_pod_is_replaced_wait_and_are_served(peer: Peer) -> None:
@@ -200,7 +201,7 @@ def test_clients_that_come_while_the_pod_is_replaced_wait_and_are_served(peer: P
             took = time.monotonic() - ready
         figures.say("clients while the pod is replaced", lost=lost, recovered=took, clients=clients)
         assert lost == 0
-        assert took < FOUND_WITHIN + clients / 50
+        assert took < peer.within(FOUND_WITHIN + clients / 50)
 
 
 def test_download_from_a_pod_that_is_deleted_is_reset_and_never_ends_like_a_complete_one(peer: Peer) -> None:

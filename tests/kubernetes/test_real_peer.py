@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 
 from xec_forward.demo.cluster import Cluster
+from xec_forward.demo.cluster.kubeconfig import Context
 
 from . import programs, real
 from .peer import NUMBERS, EmbeddedPeer
 from .real import RealPeer, Refused
+from .test_ways_to_the_api_server import proxied
 
 IMAGE = "python:3.13-alpine"
 OBJECTS: list[tuple[str, real.Body]] = [
@@ -57,6 +59,103 @@ def test_requests_see_pods_and_replace_them(cluster: Cluster, embedded: Embedded
             peer.delete_pod("nothing")
     finally:
         peer.rest.close()
+
+
+def test_wait_in_vain_tells_the_pods_state_and_the_events(
+    cluster: Cluster, embedded: EmbeddedPeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_pod("web", labels={"app": "web"}).pending("0/1 nodes are available: 1 node has a taint")
+    peer = RealPeer(cluster.kubeconfig, IMAGE)
+    peer.namespace = "default"
+    event = {
+        "metadata": {"creationTimestamp": "2026-01-01T00:00:00Z"},
+        "involvedObject": {"kind": "ReplicaSet", "name": "web-1"},
+        "message": 'forbidden: violates PodSecurity "restricted:latest"',
+    }
+    ask = peer.rest
+
+    def answer(method: str, path: str, **words: str) -> real.Body:
+        """The embedded server keeps no events."""
+        return {"items": [event]} if path.endswith("/events") else ask(method, path, **words)
+
+    monkeypatch.setattr(peer, "rest", answer)
+    peer.patience = 0.3
+    try:
+        with pytest.raises(AssertionError) as caught:
+            peer._until("web", lambda: peer._ready("web") == 1)
+    finally:
+        ask.close()
+    said = str(caught.value)
+    assert "pod/web is Pending; PodScheduled: 0/1 nodes are available" in said
+    assert "ReplicaSet/web-1: forbidden: violates PodSecurity" in said
+
+
+def test_proxy_and_server_name_of_the_kubeconfig_count_here_too(cluster: Cluster, tmp_path: Path) -> None:
+    with proxied() as proxy:
+        proxy.routes["kubernetes.test:443"] = ("127.0.0.1", int(cluster.server.rpartition(":")[2]))
+        entry = {
+            "server": "https://kubernetes.test",
+            "tls-server-name": "kubernetes",
+            "proxy-url": f"http://127.0.0.1:{proxy.port}",
+        }
+        rest = real.Rest(cluster.write_kubeconfig(tmp_path / "config", Context(cluster=entry)))
+        try:
+            assert rest("GET", "/version")["major"] == "1"
+        finally:
+            rest.close()
+        assert proxy.asked == ["kubernetes.test:443"]
+
+
+def test_distance_of_the_cluster_widens_the_bounds(cluster: Cluster) -> None:
+    peer = RealPeer(cluster.kubeconfig, IMAGE)
+    try:
+        assert 0 < peer._measure() < 1
+        peer.distance = 0.1
+        assert peer.within(0.5) == 2.5
+        assert EmbeddedPeer.distance == 0
+    finally:
+        peer.rest.close()
+
+
+def test_every_pod_is_one_that_restricted_pod_security_admits() -> None:
+    """The Pod Security Standards, "Restricted"."""
+    for model, body in OBJECTS:
+        spec = body["spec"].get("template", body)["spec"] if model != "V1Service" and "spec" in body else None
+        if spec is None:
+            continue
+        context = spec["securityContext"]
+        assert context["runAsNonRoot"]
+        assert context["runAsUser"] > 0
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert {kind for volume in spec["volumes"] for kind in volume} == {"name", "configMap"}
+        assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "capabilities": {"drop": ["ALL"]},
+            }
+
+
+def test_options_take_their_value_from_the_next_word() -> None:
+    """With no path on the line, where pytest would take the value for one unless it knows the option."""
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "--kube-image",
+            "python:3",
+            "--kubeconfig",
+            "LICENSE",
+            "--markers",
+            "--noconftest",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=Path(__file__).parents[2],
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_namespace_that_cannot_be_made_leaves_nothing_open(cluster: Cluster) -> None:

@@ -15,7 +15,7 @@ from xec_forward.client.session import current
 from .peer import NUMBERS, UDP, EmbeddedPeer, Peer, until
 from .test_port_forward import ask, behind, opened
 
-# An opening's time, seconds, where it is to run out; it includes the engine's start.
+# An opening's time, seconds, where it is to run out; it includes the engine's start. See `Peer.within`.
 SHORT = 3.0
 
 
@@ -104,11 +104,12 @@ def test_udp_is_refused(peer: Peer, wanted: int | str) -> None:
 
 def test_pod_that_is_not_ready_is_waited_for_and_named_when_time_is_up(peer: Peer) -> None:
     peer.add_pod("web", ready=False)
+    short = peer.within(SHORT)
     began = time.monotonic()
-    error = refusal(peer, xf.DeadlineError, pod="web", timeout=SHORT)
-    assert SHORT - 0.1 < time.monotonic() - began < SHORT + 3
+    error = refusal(peer, xf.DeadlineError, pod="web", timeout=short)
+    assert short - 0.1 < time.monotonic() - began < short + 3
     assert error.code == "ETIMEDOUT"
-    assert f"not ready within {SHORT:g} s: pod/web is Running but not ready" in error.message
+    assert f"not ready within {short:g} s: pod/web is Running but not ready" in error.message
     assert f"kubectl -n {peer.namespace} describe pod web" in (error.hint or "")
 
 
@@ -138,7 +139,7 @@ def listed() -> list[xf.Tunnel]:
 
 def test_service_without_a_pod_says_for_which_labels_it_waits(peer: Peer) -> None:
     peer.add_service("web", {"name": "echo", "port": 7000})
-    error = refusal(peer, xf.DeadlineError, service="web", timeout=SHORT)
+    error = refusal(peer, xf.DeadlineError, service="web", timeout=peer.within(SHORT))
     assert "no pod has the labels app=web" in error.message
     assert "kubectl get pods --show-labels" in (error.hint or "")
 

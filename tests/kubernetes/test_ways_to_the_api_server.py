@@ -156,6 +156,35 @@ def test_proxy_url_is_gone_through_for_requests_and_upgrades(web: EmbeddedPeer, 
             assert "tr0ub4dor" not in repr(tunnel.snapshot) + Path(current().log).read_text()
 
 
+def test_proxy_url_of_a_socks_proxy_is_gone_through(web: EmbeddedPeer, gateway: Sshd, tmp_path: Path) -> None:
+    """The proxy is our own, through a real sshd: it alone knows the API server's name."""
+    login = {"socks_user": "ana", "socks_password": lambda: "tr0ub4dor"}
+    with xf.ssh("bastion").forward(type="dynamic", local_port=0, **login) as proxy:
+
+        def through(server: str, password: str = "tr0ub4dor") -> xf.Cluster:
+            url = f"socks5://ana:{password}@127.0.0.1:{proxy.local_port}"
+            entry = {"server": server, "proxy-url": url}
+            file = tmp_path / f"config-{len(list(tmp_path.iterdir()))}"  # each a cluster of its own
+            return xf.k8s(kubeconfig=web.embedded.write_kubeconfig(file, Context(cluster=entry)))
+
+        server = f"https://kubernetes:{port_of(web)}"
+        with forward(through(server)) as tunnel:
+            data = message(5, 300_000)
+            assert ask(tunnel, data) == data
+            assert stats(proxy).clients >= 2
+            assert "tr0ub4dor" not in repr(tunnel.snapshot) + Path(current().log).read_text()
+        with forward(through(server), NUMBERS["source"]) as tunnel, connect(tunnel) as client:
+            client.sendall(b"%d\n" % 20_000_000)
+            client.shutdown(socket.SHUT_WR)
+            assert read_on(client) == (20_000_000, pattern_digest(20_000_000))
+        with pytest.raises(xf.AuthenticationError, match="the proxy wants credentials, or others"):
+            forward(through(server, "wrong"))
+        with pytest.raises(xf.RefusedError, match="nobody listens at the API server's address, as seen from the proxy"):
+            forward(through("https://kubernetes:1"))
+        with pytest.raises(xf.UnreachableError, match="does not reach the API server, or does not know its name"):
+            forward(through("https://nowhere.vpc:6443"))
+
+
 def test_tls_server_name_of_the_entry_is_what_the_certificate_must_have(web: EmbeddedPeer, tmp_path: Path) -> None:
     good = web.embedded.write_kubeconfig(tmp_path / "good", Context(cluster={"tls-server-name": "kubernetes"}))
     with forward(xf.k8s(kubeconfig=good)) as tunnel:

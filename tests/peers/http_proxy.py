@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import ssl
 from collections.abc import AsyncIterator
 
 
@@ -60,10 +61,10 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 @contextlib.asynccontextmanager
-async def http_proxy() -> AsyncIterator[HttpProxy]:
-    """A proxy that runs."""
+async def http_proxy(tls: ssl.SSLContext | None = None) -> AsyncIterator[HttpProxy]:
+    """A proxy that runs; reached by TLS where it is given some."""
     proxy = HttpProxy()
-    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0, ssl=tls)
     proxy.port = server.sockets[0].getsockname()[1]
     try:
         yield proxy

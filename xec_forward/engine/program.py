@@ -82,6 +82,7 @@ class Program(asyncio.SubprocessProtocol):
 
     Attributes:
         name: for messages.
+        logged: what it says goes to the log.
         group: the process id of its shell, and the id of its process group.
         ended: resolved once the shell has ended; its children may live a moment longer (see `wait_gone`).
     """
@@ -89,6 +90,7 @@ class Program(asyncio.SubprocessProtocol):
     def __init__(self, name: str) -> None:
         loop = asyncio.get_running_loop()
         self.name = name
+        self.logged = True
         self.group = 0
         self.ended: asyncio.Future[Ending] = loop.create_future()
         self._loop = loop
@@ -109,6 +111,7 @@ class Program(asyncio.SubprocessProtocol):
         *,
         stdin: int = subprocess.DEVNULL,
         stdout: int = subprocess.PIPE,
+        logged: bool = True,
     ) -> Program:
         """Start a command by /bin/sh; returns when the shell runs. Cancelling it leaves nothing running.
 
@@ -117,6 +120,7 @@ class Program(asyncio.SubprocessProtocol):
             name: what to call it.
             stdin, stdout: descriptors that become the command's own (the caller closes his copies); unless told,
                 /dev/null, and a pipe to the log as stderr always is.
+            logged: what it says goes to the log; else its last line alone is kept, for errors.
 
         Raises:
             ConfigError: it is no command.
@@ -125,6 +129,7 @@ class Program(asyncio.SubprocessProtocol):
         if not command.strip() or "\0" in command:
             raise ConfigError("the command is empty or holds a NUL", hop=name)
         program = cls(name)
+        program.logged = logged
         ours, theirs = socket.socketpair()
         passed = [theirs.fileno()]
         try:
@@ -349,6 +354,8 @@ class _Output(asyncio.Protocol):
         if not line:
             return
         self.last = shorten(line)
+        if not self._program.logged:
+            return
         may, left_out = self._quota.spend()
         if left_out:
             logger.info("%s: %d more lines were left out", self._name, left_out)

@@ -302,6 +302,10 @@ class Client(asyncio.Protocol):
         self._relay.refused += 1
         self._relay.tell_failed(error)
 
+    def tell(self, error: ForwardError) -> None:
+        """Something is wrong with it that ends nothing."""
+        self._relay.tell_failed(error)
+
     def turn_away(self, error: ForwardError) -> None:
         """This client cannot be served: a proxy's client is told why, any other is reset."""
         self.not_served(error)

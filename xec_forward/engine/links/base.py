@@ -87,14 +87,12 @@ class Link(ABC):
         remark: what the user should know about it, or "".
         listens: whether its target can listen for us (`listen`).
         in_use: somebody outside the pool uses it too, and it is not to be closed yet.
-        settle: where channels open before the far end was reached: seconds in which one that was refused is lost.
     """
 
     persist: float = 0.0
     remark: str = ""
     listens: bool = True
     in_use: bool = False
-    settle: float = 0.0
     half_close: HalfClose
     route: tuple[str, ...]
     lost: asyncio.Future[ForwardError]
@@ -146,6 +144,11 @@ class Link(ABC):
         Args:
             reason: what `lost` is to say; ClosedError where it is left out.
         """
+
+    @property
+    def settle(self) -> float:
+        """Where channels open before the far end was reached: seconds in which one that was refused is lost."""
+        return 0.0
 
     def behind(self, connect: Endpoint) -> str:
         """What stands behind a far end at the moment, where that is not its own name (a pod of a service); or ""."""

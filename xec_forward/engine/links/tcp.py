@@ -96,8 +96,12 @@ class TcpStream(asyncio.Protocol):
             self._transport.write(data)
 
     def write_eof(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._transport.can_write_eof():
             self._transport.write_eof()
+        else:  # TLS ends both directions at once
+            self._transport.close()
 
     def pause_reading(self) -> None:
         self._paused = True

@@ -26,6 +26,7 @@ from ....options import ClusterTarget
 from . import raw
 from .credentials import Credentials, Login
 from .failures import Answer, NotHttp, ProxyError, explain, judge
+from .proxy import DOORS, Door
 
 # Leads to a host and port: answers with the address to connect to in their place. Asked before each request.
 Via = Callable[[str, int], Awaitable[tuple[str, int]]]
@@ -35,6 +36,7 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 # Seconds for a request and the whole of its answer; a watch has them until it begins, an upgrade until its 101.
 DEADLINE = 20.0
+_SOCKS_PORT = 1080
 _LARGEST = 64 << 20  # bytes of an answer
 _LARGEST_EVENT = 8 << 20  # and of one event of a watch: etcd's objects end at 1.5 MiB
 _LARGEST_REFUSAL = 64 << 10
@@ -63,6 +65,9 @@ class Api:
         self.server = f"{host}:{self._base.port}"
         self._host = host if self._base.is_default_port() else self.server
         self._proxy = _proxy(login, self._base, direct=via is not None, hop=self.name)
+        self._door: Door | None = None
+        if self._proxy is not None and self._proxy.scheme in DOORS:
+            self._door = Door(self._proxy, login.tls, via, context)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -178,8 +183,10 @@ class Api:
             raise ConfigError(f"{key} of the secret {namespace}/{name} is not base64", hop=self.server) from None
 
     async def close(self) -> None:
-        """End every connection that was not handed over; idempotent."""
+        """End every connection that was not handed over, and those through a proxy's door; idempotent."""
         await self._session.close()
+        if self._door is not None:
+            await self._door.close()
 
     # ---- one request ----
 
@@ -224,7 +231,7 @@ class Api:
         url = self._base.with_path(self._base.path.rstrip("/") + path).with_query(params)
         headers, proxy = [("Host", self._host), *login.headers], self._proxy
         if proxy is not None:
-            proxy = _at(proxy, await self._address(proxy))
+            proxy = _at(proxy, await self._address(proxy)).with_scheme("http")
         else:
             url = _at(url, await self._address(url))
         return {
@@ -236,7 +243,9 @@ class Api:
         }
 
     async def _address(self, url: URL) -> tuple[str, int]:
-        """Where to connect for a URL's host."""
+        """Where to connect for a URL's host: the API server's, or that of its proxy."""
+        if self._door is not None:
+            return await self._door.address()
         host, port = str(url.host), url.port or 0
         return (host, port) if self._via is None else await self._via(host, port)
 
@@ -282,6 +291,9 @@ class Api:
         except ForwardError:
             raise  # many are OSErrors too
         except (aiohttp.ClientError, NotHttp, OSError, ProxyError) as error:
+            if self._door is not None and (failure := self._door.failure) is not None:
+                self._door.failure = None
+                raise failure from ProxyError()
             proxy = f"{self._proxy.host}:{self._proxy.port}" if self._proxy is not None else ""
             # The repr of aiohttp's own has headers and the proxy's password: only what is behind it may be shown.
             cause = getattr(error, "os_error", None) if isinstance(error, aiohttp.ClientError) else error
@@ -298,15 +310,18 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
     return bytes(body)
 
 
-def _url(text: str, what: str, hop: str) -> URL:
-    """An http or https URL of the kubeconfig. What is wrong with it is not quoted: it may hold a password."""
+def _url(text: str, what: str, hop: str, schemes: Sequence[str] = ("http", "https")) -> URL:
+    """A URL of the kubeconfig. What is wrong with it is not quoted: it may hold a password."""
     try:
         url = URL(text)
-        known = url.scheme in ("http", "https") and url.host is not None and url.port is not None
+        if url.scheme.startswith("socks") and url.port is None:
+            url = url.with_port(_SOCKS_PORT)
+        known = url.scheme in schemes and url.host is not None and url.port is not None
     except ValueError:
         known = False
     if not known:
-        raise ConfigError(f"its {what} is no http:// or https:// URL", hop=hop, hint="Mend it in the kubeconfig")
+        kinds = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ConfigError(f"its {what} is no {kinds} URL", hop=hop, hint="Mend it in the kubeconfig")
     return url
 
 
@@ -319,10 +334,7 @@ def _proxy(login: Login, server: URL, *, direct: bool, hop: str) -> URL | None:
             text = getproxies_environment().get(server.scheme, "")
     if not text:
         return None
-    if text.startswith(("https://", "socks")):
-        hint = "Use an http:// one, or go through an SSH host with -J HOST"
-        raise ConfigError("a proxy that is reached by TLS or SOCKS is not supported", hop=hop, hint=hint)
-    return _url(text if "://" in text else f"http://{text}", "proxy-url", hop)
+    return _url(text if "://" in text else f"http://{text}", "proxy-url", hop, ("http", *DOORS))
 
 
 def _at(url: URL, address: tuple[str, int]) -> URL:

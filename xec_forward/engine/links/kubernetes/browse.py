@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
-from ....errors import DeadlineError
+from ....errors import DeadlineError, ForwardError
 from ....model import Browse, Listing
 from ....options import ClusterTarget
 from ....spec import Resource, ResourceKind
@@ -50,6 +50,8 @@ async def browse(request: Browse, opened: Iterable[ClusterTarget], *, opening: O
                 return tuple(await _names(cluster.api_of(lease.link, target.namespace), request))[:_MOST]
             finally:
                 lease.release()
+    except ForwardError:
+        raise  # a DeadlineError is a TimeoutError too
     except TimeoutError as error:
         raise DeadlineError(f"no answer within {_LIMIT:g} s", hop=target.host) from error
 

@@ -23,7 +23,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ....errors import AuthenticationError, ConfigError
+from ....errors import AuthenticationError, ConfigError, ForwardError
 from ....options import ClusterTarget
 from . import plugin
 from .config import Context, Section, load, shown
@@ -66,7 +66,7 @@ class Login:
 
 
 class Credentials:
-    """The login to one cluster. Concurrent callers share one renewal. Make one with `open`.
+    """The login to one cluster. Concurrent callers share one renewal, and its failure. Make one with `open`.
 
     Attributes:
         context: what the kubeconfig says.
@@ -78,6 +78,8 @@ class Credentials:
         self._target = replace(target, context=context.name)
         self._lock = asyncio.Lock()
         self._login: Login | None = None
+        self._renewals = 0  # that have ended
+        self._failure: ForwardError | None = None  # of the last renewal
 
     @classmethod
     async def open(cls, target: ClusterTarget) -> Credentials:
@@ -94,8 +96,11 @@ class Credentials:
             AuthenticationError: the plugin failed, or the login has ended.
             DeadlineError, UnreachableError, EngineError: see `plugin.ask`.
         """
+        seen = self._renewals
         async with self._lock:
             if self._login is None or time.time() >= self._login.expires:
+                if self._renewals != seen and self._failure is not None:
+                    raise self._failure  # of the one that was waited for: another would fail as it did, and as late
                 self._login = await self._load()
             return self._login
 
@@ -110,8 +115,15 @@ class Credentials:
             return None if same else self._login
 
     async def _load(self) -> Login:
-        user, expires = await _resolve(self.context)
-        return await asyncio.to_thread(_login, self.context, user, expires, self._login)
+        self._failure = None
+        try:
+            user, expires = await _resolve(self.context)
+            return await asyncio.to_thread(_login, self.context, user, expires, self._login)
+        except ForwardError as error:
+            self._failure = error
+            raise
+        finally:
+            self._renewals += 1
 
 
 async def _resolve(context: Context) -> tuple[dict[str, Any], float]:

@@ -167,7 +167,7 @@ class _PodLink(Link):
 
     def __init__(self, dial: _Dial, pod: str, port: int, *, settle: float) -> None:
         self.route = (f"pod/{pod}",)
-        self.settle = settle
+        self._settle = settle
         self._dial = dial
         self._port = port
         self._warm = Warm(dial, pod, spare=0)
@@ -178,6 +178,11 @@ class _PodLink(Link):
     ) -> Channel:
         """See Link."""
         return await self._warm.open_channel(self._port, protocol)
+
+    @property
+    def settle(self) -> float:
+        """See Link."""
+        return self._settle
 
     async def round_trip(self) -> float:
         """See Link."""

@@ -19,6 +19,7 @@ from ....errors import (
     ConfigError,
     DeadlineError,
     ForwardError,
+    LimitError,
     LostError,
     NameNotFoundError,
     ProhibitedError,
@@ -152,7 +153,7 @@ def explain(error: Exception, hop: str, context: Context, proxy: str = "") -> Fo
     if isinstance(error, ProxyError) and isinstance(error.__cause__, Exception):
         return explain(error.__cause__, proxy, context)
     if isinstance(error, aiohttp.ClientHttpProxyError | ProxyError):
-        return _by_proxy(error.status, proxy)
+        return by_proxy(error.status, proxy)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
         hop = proxy or hop
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
@@ -177,9 +178,10 @@ def explain(error: Exception, hop: str, context: Context, proxy: str = "") -> Fo
     return LostError(f"the request failed: {type(error).__name__}", hop=hop)
 
 
-def _by_proxy(status: int, proxy: str) -> ForwardError:
+def by_proxy(status: int, proxy: str) -> ForwardError:
+    """Why a proxy that answered with a status does not lead on."""
     if status == 407:
-        hint = "Write them as http://USER:PASSWORD@HOST:PORT in its proxy-url"
+        hint = "Write them as USER:PASSWORD@ before the host in its proxy-url"
         return AuthenticationError("the proxy wants credentials, or others", hop=proxy, hint=hint)
     if status == 403:
         return ProhibitedError("the proxy does not let us through to the API server", hop=proxy)
@@ -221,6 +223,8 @@ def _system(error: OSError, hop: str) -> ForwardError:
         return RefusedError("nobody listens there", hop=hop, hint=hint)
     if number in _UNREACHABLE:
         return UnreachableError("there is no way to it", hop=hop, hint=_NETWORK_HINT)
+    if number in (errno.EMFILE, errno.ENFILE):
+        return LimitError("this system allows no more open files", hop=hop, hint="ulimit -n, or fs.file-max, raises it")
     if number == errno.ETIMEDOUT:
         return DeadlineError("no answer from the API server", hop=hop, hint=_NETWORK_HINT)
     return LostError("the API server broke the connection", hop=hop)

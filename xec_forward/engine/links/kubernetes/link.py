@@ -30,10 +30,12 @@ from .resolve import Choice, choose
 from .warm import Warm
 from .watch import PASSING
 
-# How long a connection waits for the pod that follows one that went, and a link on which nothing is carried; seconds.
-CHANNEL_DEADLINE = 25.0
+# How long a connection waits for the pod that follows one that went, and for its way there: longer than an exec plugin
+# may take, whose own words say more. How long a link waits on which nothing is carried; seconds.
+CHANNEL_DEADLINE = 28.0
 SUCCESSION = 2.0
-# Seconds in which a connection that the pod's node could not make is lost; it takes 2 to 16 ms.
+# Seconds in which a connection that the pod's node could not make is lost, beside the way there and back: it takes 2 to
+# 16 ms.
 SETTLE = 0.25
 
 logger = logging.getLogger(__name__)
@@ -87,7 +89,6 @@ class KubernetesLink(Link):
 
     half_close = HalfClose.DEFERRED
     listens = False
-    settle = SETTLE
 
     def __init__(self, api: Api, choice: Choice, lease: Lease) -> None:
         self.route = lease.link.route
@@ -143,9 +144,25 @@ class KubernetesLink(Link):
                         if self.lost.done():  # its next one will do
                             raise LostError(error.message, hop=error.hop, hint=error.hint) from error
                         raise
+        except ForwardError:
+            raise  # a DeadlineError is a TimeoutError too, and says what was late
         except TimeoutError:
-            text = f"no pod was there within {CHANNEL_DEADLINE:g} s"
-            raise DeadlineError(text, hop=str(self._choice.resource)) from None
+            raise self._late() from None
+
+    def _late(self) -> DeadlineError:
+        """What a connection has waited for in vain."""
+        hop, within = str(self._choice.resource), f"within {CHANNEL_DEADLINE:g} s"
+        if not self._there.is_set():
+            return DeadlineError(f"no pod was there {within}", hop=hop)
+        trouble = self._warm.trouble
+        why = f": {trouble.message}" if trouble is not None else ""
+        hint = trouble.hint if trouble is not None else ""
+        return DeadlineError(f"there was no port-forward to the pod {within}{why}", hop=hop, hint=hint)
+
+    @property
+    def settle(self) -> float:
+        """See Link. What is far away takes as long as an upgrade took."""
+        return SETTLE + self._warm.distance
 
     async def round_trip(self) -> float:
         """See Link: a SPDY PING, which the pod's node answers."""

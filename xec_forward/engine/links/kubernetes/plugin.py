@@ -1,8 +1,9 @@
 """Exec plugins: the program that a kubeconfig names, asked for a credential (client.authentication.k8s.io).
 
-The plugin runs under the reaper, with a deadline, on /dev/null as its standard input: nobody can answer it. What it
-says on stderr goes to the engine's log and its last line into an error; its standard output is the credential, and
-goes nowhere else. Its environment may hold secrets, so it travels through a pipe and not in an argument of the shell.
+The plugin runs under the reaper, with a deadline, on /dev/null as its standard input: nobody can answer it. Of what it
+says on stderr, which may be requests with their tokens where somebody has turned on its debugging, the last line alone
+goes into an error, and nothing to the log; its standard output is the credential, and goes nowhere else. Its
+environment may hold secrets, so it travels through a pipe and not in an argument of the shell.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
@@ -35,6 +36,13 @@ _NAME = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 _NETWORK = re.compile(
     r"could not connect|connection (refused|reset|timed out)|timed? ?out|unreachable|no such host|resol(ve|ution)|"
     r"dial tcp|network|temporary failure",
+    re.IGNORECASE,
+)
+# What is, or may be, a token in a plugin's words: behind its scheme, a JWT, an EKS token, a word that was cut, a long
+# one that is no part of a path or an address.
+_SECRET = re.compile(
+    r"\b(?:bearer|basic)\s+[^\s:'\"]+|\beyJ[\w.-]{16,}|\bk8s-aws-v1\.[\w-]+|\S*…\S*"
+    r"|(?<![\w/.:%?&=-])[\w+=-]{40,}",
     re.IGNORECASE,
 )
 _LOGINS = {
@@ -163,17 +171,18 @@ async def _run(script: str, name: str, context: Context) -> tuple[Ending, bytes]
         given.send(script)
         try:
             async with asyncio.timeout(DEADLINE):
-                program = await Program.start('eval "$(cat)"', name, stdin=inbound, stdout=outbound)
+                program = await Program.start('eval "$(cat)"', name, stdin=inbound, stdout=outbound, logged=False)
                 while theirs:
                     os.close(theirs.pop())
                 await asyncio.wait([program.ended])
         except TimeoutError:
-            words = f"; its last words: {program.last_words}" if program and program.last_words else ""
+            words = _last_words(program.last_words) if program is not None else ""
             message = f"the plugin {name} did not answer within {DEADLINE:g} s{words}"
             raise DeadlineError(message, hop=context.name, hint=_log_in(name)) from None
         # A helper that it left behind may hold the pipe for ever.
         await asyncio.wait([answer.ended], timeout=OUTPUT_GRACE)
-        return program.ended.result(), bytes(answer.received)
+        ending = program.ended.result()
+        return replace(ending, last_words=_without_secrets(ending.last_words)), bytes(answer.received)
     finally:
         for descriptor in theirs:
             os.close(descriptor)
@@ -240,8 +249,7 @@ def _credential(output: bytes, name: str, version: str, ending: Ending, context:
         status = answer["status"]
         kind, told = answer["kind"], answer["apiVersion"]
     except (ValueError, KeyError, TypeError):
-        words = f"; its last words: {ending.last_words}" if ending.last_words else ""
-        message = f"the plugin {name} ended without a credential{words}"
+        message = f"the plugin {name} ended without a credential{_last_words(ending.last_words)}"
         raise AuthenticationError(message, hop=context.name, hint=_log_in(name)) from None
     if kind != "ExecCredential" or told != version:
         said = told if told in _VERSIONS else "another form"
@@ -272,6 +280,18 @@ def _failed(name: str, ending: Ending, context: Context) -> NoReturn:
     if _NETWORK.search(ending.last_words):
         raise UnreachableError(message, hop=context.name, hint="Is the network, or the VPN, up?")
     raise AuthenticationError(message, hop=context.name, hint=_log_in(name))
+
+
+def _last_words(words: str) -> str:
+    return f"; its last words: {_without_secrets(words)}" if words else ""
+
+
+def _without_secrets(words: str) -> str:
+    """
+    >>> _without_secrets("GET https://sts.eu/x: Authorization: Bearer abc: 403")
+    'GET https://sts.eu/x: Authorization: ...: 403'
+    """
+    return _SECRET.sub("...", words)
 
 
 def _log_in(name: str) -> str:

@@ -58,7 +58,7 @@ async def upgrade(way: Way, method: str, target: str, headers: Iterable[tuple[st
         NotHttp: what answers does not speak HTTP.
         OSError: the connection failed, or TLS (SSLError).
     """
-    head = _Head()
+    head = Head()
     try:
         await _connect(way, head)
         successor = await head.ask(method, target, headers, make)
@@ -69,7 +69,7 @@ async def upgrade(way: Way, method: str, target: str, headers: Iterable[tuple[st
         raise
 
 
-async def _connect(way: Way, head: _Head) -> None:
+async def _connect(way: Way, head: Head) -> None:
     """Dial, ask the proxy for the way on where there is one, and have TLS with the API server where it has it."""
     loop = asyncio.get_running_loop()
     host, port = way.address
@@ -83,7 +83,7 @@ async def _connect(way: Way, head: _Head) -> None:
         raise ProxyError from error
     target = f"[{way.host}]:{way.port}" if ":" in way.host else f"{way.host}:{way.port}"
     try:
-        await head.ask("CONNECT", target, [("Host", target), *_proxy_authorization(way.proxy)], None)
+        await head.ask("CONNECT", target, [("Host", target), *proxy_authorization(way.proxy)], None)
     except Answer as answer:
         raise ProxyError(answer.status) from None
     if way.tls is not None:
@@ -93,7 +93,7 @@ async def _connect(way: Way, head: _Head) -> None:
         head.transport = transport
 
 
-def _proxy_authorization(proxy: URL) -> list[tuple[str, str]]:
+def proxy_authorization(proxy: URL) -> list[tuple[str, str]]:
     """For the user-info of a proxy's URL (RFC 7617), if it has one."""
     if proxy.raw_user is None:
         return []
@@ -101,7 +101,7 @@ def _proxy_authorization(proxy: URL) -> list[tuple[str, str]]:
     return [("Proxy-Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")]
 
 
-class _Head(asyncio.Protocol):
+class Head(asyncio.Protocol):
     """Sends a request and reads its answer: the head, and the body where it is a refusal.
 
     Attributes:

@@ -6,17 +6,19 @@ is ready. Which pods a resource stands for is in `selection`, which port of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 
 from ....errors import ConfigError
 from ....spec import Endpoint, Resource, ResourceKind
 from .missing import check_namespace
-from .objects import Pod, path
+from .objects import Pod, path, slices_path
 from .ports import Ports
 from .reasons import Reason
-from .selection import newest_first, select
+from .selection import Selection, newest_first, select
 from .watch import Api, snapshots
 
 
@@ -92,6 +94,38 @@ async def choose(
         if reason != last:
             last = reason
             waiting(reason)
+
+    ready = partial(_ready, api, endpoints=endpoints, prefer=prefer, tell=tell)
+    return await (_by_slices(api, selection, ready) if selection.slices else ready(selection))
+
+
+async def _by_slices(api: Api, selection: Selection, ready: Callable[[Selection], Awaitable[Choice]]) -> Choice:
+    """A ready pod of those that slices name which somebody writes by hand: begun anew whenever they change."""
+    choosing: asyncio.Future[Choice] | None = None
+    async with aclosing(snapshots(api, slices_path(api.namespace), selector=selection.slices)) as states:
+        changed = asyncio.ensure_future(anext(states))
+        try:
+            while True:
+                selection = selection.by_slices(await changed, api.namespace)
+                changed = asyncio.ensure_future(anext(states))
+                choosing = asyncio.ensure_future(ready(selection))
+                await asyncio.wait([choosing, changed], return_when=asyncio.FIRST_COMPLETED)
+                if choosing.done():
+                    return choosing.result()
+                choosing.cancel()
+                await asyncio.wait([choosing])
+        finally:
+            left = [each for each in (changed, choosing) if each is not None]
+            for each in left:
+                each.cancel()
+            await asyncio.wait(left)
+
+
+async def _ready(
+    api: Api, selection: Selection, *, endpoints: Sequence[Endpoint], prefer: str, tell: Callable[[Reason], None]
+) -> Choice:
+    """A ready pod of the selection, once there is one; see `choose`."""
+    resource = selection.resource
 
     def settle(pods: Sequence[Pod]) -> Choice | None:
         chosen = _with_ports(selection.ports, _ranked(pods, prefer), endpoints)

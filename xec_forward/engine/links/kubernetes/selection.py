@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ....errors import ConfigError, ForwardError, NameNotFoundError, PodGoneError
 from ....spec import Resource, ResourceKind
@@ -28,6 +28,7 @@ class Selection:
         workload: what makes them, where that is what was named.
         pod: the pod as it was, where one was named.
         remade: the pod that was named will come, or come back, under its name.
+        slices: the labels of the EndpointSlices that alone say which its pods are, or "".
     """
 
     resource: Resource
@@ -37,11 +38,18 @@ class Selection:
     workload: Workload | None = None
     pod: Pod | None = None
     remade: bool = False
+    slices: str = ""
 
     @property
     def name(self) -> str:
         """The pod's name where there is but one."""
         return next(iter(self.names)) if self.names is not None and len(self.names) == 1 else ""
+
+    def by_slices(self, objects: Mapping[str, Object], namespace: str) -> Selection:
+        """The same, of a service without a selector, as these EndpointSlices have it now."""
+        assert isinstance(self.ports, ServicePorts)
+        slices = tuple(read(EndpointSlice, each) for each in objects.values())
+        return replace(self, ports=replace(self.ports, slices=slices), names=frozenset(names_in(slices, namespace)))
 
     def of(self, objects: Mapping[str, Object]) -> list[Pod]:
         """Its pods among those of a list."""
@@ -84,7 +92,9 @@ class Selection:
         if self.selector:
             hint = "kubectl get pods --show-labels lists those there are"
             return Reason(f"no pod has the labels {self.selector}", hint)
-        return Reason(f"the pods that its EndpointSlices name are not there: {', '.join(sorted(self.names or ()))}")
+        if not self.names:
+            return Reason("no EndpointSlice of it names a pod at the moment")
+        return Reason(f"the pods that its EndpointSlices name are not there: {', '.join(sorted(self.names))}")
 
     def _gone(self, known: list[Pod]) -> PodGoneError:
         """The pod that was named, now ending or not there any more."""
@@ -168,4 +178,4 @@ async def _of_service(api: Api, resource: Resource, service: Service) -> Selecti
             hop=hop,
             hint="Name the pod, or what makes it: deploy/NAME",
         )
-    return Selection(resource, ServicePorts(service, slices), names=frozenset(names))
+    return Selection(resource, ServicePorts(service, slices), names=frozenset(names), slices=wanted)

@@ -255,6 +255,7 @@ class Session:
     # the upgrade's side
 
     def data_received(self, data: bytes, end: bool) -> None:
+        self._pulse.heard()
         try:
             self._take(self._decoder.feed(data))
         except SpdyError as error:
@@ -269,6 +270,7 @@ class Session:
             self._live.pause_writing()
 
     def resume_writing(self) -> None:
+        self._pulse.heard()
         if self._live is not None:
             self._live.resume_writing()
 
@@ -285,8 +287,10 @@ class Session:
             elif isinstance(frame, RstStream):
                 if (stream := self._stream(frame.stream)) is not None:
                     stream.reset(frame.stream)
-            elif isinstance(frame, Ping):
+            elif isinstance(frame, Ping) and frame.id % 2:
                 self._pulse.answered(frame.id)
+            elif isinstance(frame, Ping):
+                self.queue(frame)  # the server's own: it is echoed at once (SPDY/3.1 draft, section 2.6.5)
             elif isinstance(frame, GoAway):
                 self.retire()
 

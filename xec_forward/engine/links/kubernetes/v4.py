@@ -110,6 +110,7 @@ class V4Session:
     # the upgrade's side
 
     def data_received(self, data: bytes, end: bool) -> None:
+        self._pulse.heard()
         if self._channel < 0 and data:
             self._channel = data[0]
             data = data[1:]
@@ -134,6 +135,7 @@ class V4Session:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
+        self._pulse.heard()
         if self._protocol is not None:
             self._protocol.resume_writing()
 

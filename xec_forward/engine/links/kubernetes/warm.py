@@ -3,11 +3,13 @@
     taken     the one used last, so that those which a burst left over grow old; each carries one live connection
     wanted    `SPARE` free ones behind those in use, and one for each connection that waits; dialled side by side, but
               for as many as are about to be free again
-    too many  never more than `MOST`: further connections wait for their turn
+    too many  never more than `MOST` connections: those beyond are told so at once
     given up  free ones above `SPARE`, after `IDLE` seconds
 
 The pool is lost when nothing of it lives and nothing new can be made, or when the pod has gone for good. As long as
-something lives, a failed dial is tried again before it fails the connections that wait for it.
+something lives, a failed dial is tried again before it fails the connections that wait for it. A dial that reached
+nobody is evidence against those that give no sign of life at that moment, whatever else may explain their silence; one
+that was refused is not, for somebody was there to refuse it.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from ....errors import (
     ClosedError,
     DeadlineError,
     ForwardError,
+    LimitError,
     LostError,
     PodGoneError,
     RefusedError,
@@ -28,17 +31,18 @@ from ....errors import (
 )
 from ..base import Channel, ChannelProtocol
 from .dial import Dialler, UpgradeApi
+from .failures import ProxyError
 from .session import RETURN, Carrier, Session
 from .upgrade import Upgrade
 from .v4 import V4Session
 from .websocket import WebSocketUpgrade
 
 SPARE = 2
-MOST = 100
+# Upgrades at a time. Each has a descriptor, and its client another: the engine has 16 times as many.
+MOST = 4000
 # Dials at a time: an API server sheds load from who asks for more at once.
 _DIALS = 16
 IDLE = 30.0
-DIAL_DEADLINE = 15.0
 PING_DEADLINE = 10.0
 CLOSE_DEADLINE = 1.5
 # Free ones are topped up this much later: a short connection gives its own back sooner.
@@ -49,6 +53,11 @@ _LONGEST_PAUSE = 30.0
 
 # Worth another try; everything else is an answer.
 _PASSING = (LostError, RefusedError, UnreachableError, DeadlineError)
+
+
+def _reached_nobody(error: ForwardError) -> bool:
+    """Whether a dial got no answer at all: not a refusal, and not a login that could not be had."""
+    return isinstance(error, _PASSING) and isinstance(error.__cause__, OSError | ProxyError)
 
 
 class Dial(Protocol):
@@ -81,6 +90,8 @@ class Warm:
     Attributes:
         lost: resolved with the reason when the pool is of no use any more; with ClosedError after `close`.
         doomed: the reason, once the pod is known to go (`doom`).
+        trouble: why the last dial failed; None since one has succeeded.
+        distance: seconds that the quickest upgrade took, and so more than a round trip; 0 before there is one.
     """
 
     def __init__(
@@ -94,6 +105,8 @@ class Warm:
     ) -> None:
         self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
         self.doomed: ForwardError | None = None
+        self.trouble: ForwardError | None = None
+        self.distance = 0.0
         self._dial = dial
         self._pod = pod
         self._spare = spare
@@ -131,7 +144,7 @@ class Warm:
         """Open a connection to a port of the pod. Whether anything listens there is told by the channel's end alone.
 
         Raises:
-            PodGoneError, LostError: the pool is lost. What `dial` raises.
+            PodGoneError, LostError: the pool is lost. LimitError: there are too many already. What `dial` raises.
         """
         session = await self._session(port)
         return session.open_channel(port, protocol)
@@ -149,8 +162,10 @@ class Warm:
                     return await self._free[-1][0].ping()
                 await self._dial.reach()
                 return time.perf_counter() - began
+        except ForwardError:
+            raise  # a DeadlineError is a TimeoutError too, and says whose it is
         except TimeoutError:
-            raise DeadlineError(f"no answer within {PING_DEADLINE:g} s", hop=self._pod) from None
+            raise DeadlineError(f"no sign of life within {PING_DEADLINE:g} s", hop=self._pod) from None
 
     def doom(self, reason: ForwardError) -> None:
         """The pod is going: no upgrade is used again, and a connection's end passes for one in order no longer."""
@@ -235,6 +250,9 @@ class Warm:
             session = self._free.pop()[0]
             self._top_up_soon()
             return session
+        if self._full:
+            text = f"there are {self._most} connections to the pod already, the most at a time"
+            raise LimitError(text, hop=self._pod, hint="End some of them")
         waiting = Waiting(port, self._loop.create_future())
         self._waiting.append(waiting)
         self._loop.call_soon(self._top_up)  # a connection that ends in this turn may give its own back
@@ -246,6 +264,14 @@ class Warm:
             raise
         finally:
             self._waiting.remove(waiting)
+
+    @property
+    def _full(self) -> bool:
+        """Whether every upgrade that there may be has its connection, or somebody who waits for it."""
+        waiting = len(self._waiting)
+        if len(self._sessions) + waiting < self._most:
+            return False
+        return sum(session.live for session in self._sessions) + waiting >= self._most
 
     def _end_if_retired(self) -> None:
         if self._retired and not self._sessions:
@@ -288,19 +314,16 @@ class Warm:
     async def _dial_one(self, port: int) -> None:
         task = asyncio.current_task()
         assert task is not None
-        upgrade = None
-        failure: ForwardError = DeadlineError(f"no answer from the API server in {DIAL_DEADLINE:g} s", hop=self._pod)
+        began = self._loop.time()
         try:
-            async with asyncio.timeout(DIAL_DEADLINE):
-                upgrade = await self._dial(port)
-        except TimeoutError as error:  # a DeadlineError is one too
-            failure = error if isinstance(error, ForwardError) else failure
+            upgrade = await self._dial(port)  # which has the deadlines of a request and of the login for it
         except ForwardError as error:
-            failure = error
-        self._dials.pop(task)
-        if upgrade is None:
-            self._dial_failed(failure)
+            self._dials.pop(task)
+            self._dial_failed(error)
             return
+        self._dials.pop(task)
+        took = self._loop.time() - began
+        self.distance = min(took, self.distance or took)
         session: Carrier
         if isinstance(upgrade, WebSocketUpgrade) and upgrade.port:
             self._reusable = False
@@ -311,7 +334,7 @@ class Warm:
         if session.over:
             self._dial_failed(LostError("the API server closed the connection", hop=self._pod))
             return
-        self._failures = 0
+        self._failures, self.trouble = 0, None
         self._sessions.add(session)
         self.free(session)
 
@@ -324,8 +347,10 @@ class Warm:
             self._top_up_soon()
 
     def _dial_failed(self, error: ForwardError) -> None:
-        for session in [each for each in self._sessions if each.suspect]:
-            session.abort(LostError("the API server does not answer", hop=self._pod))
+        self.trouble = error
+        if _reached_nobody(error):
+            for session in [each for each in self._sessions if each.suspect]:
+                session.abort(LostError("the API server does not answer", hop=self._pod))
         if isinstance(error, PodGoneError) or not (self._sessions or self._dials):
             self._lose(error)
         elif not isinstance(error, _PASSING):

@@ -147,6 +147,8 @@ async def _changes(
                         event = await anext(events)
                 except StopAsyncIteration:
                     break
+                except ForwardError:
+                    raise  # a DeadlineError is a TimeoutError too
                 except TimeoutError:
                     raise LostError("the API server's watch has fallen silent") from None
                 changed = event["object"]
