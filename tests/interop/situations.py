@@ -23,6 +23,7 @@ from tests.interop.test_reconnection import until
 from tests.peers import netns
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd, free_port
+from tests.peers.unanswering import Unanswering
 from xec_forward.client.session import current
 
 RAISE = """
@@ -203,6 +204,23 @@ def frozen_bastion(scene: Scene) -> None:
         scene.open(timeout=0.7)
     finally:
         scene.bastion.thaw()
+
+
+def unanswering_target(scene: Scene) -> None:
+    target = scene.stack.enter_context(Unanswering())
+    scene.open(far_port=target.port, timeout=0.7)
+
+
+def unanswering_target_later(scene: Scene) -> xf.ForwardError | None:
+    target = scene.stack.enter_context(Unanswering())
+    tunnel = scene.keep(scene.open(far_port=target.port, no_check=True, hold=0.7))
+    told: list[xf.ForwardError | None] = []
+    tunnel.on("error", lambda event: told.append(event.error))
+    with pytest.raises(ConnectionResetError):
+        ask(tunnel.local_port)
+    until(lambda: told)
+    assert tunnel.state is xf.TunnelState.READY
+    return told[0]
 
 
 def held_too_long(scene: Scene) -> xf.ForwardError | None:
