@@ -223,6 +223,20 @@ def unanswering_target_later(scene: Scene) -> xf.ForwardError | None:
     return told[0]
 
 
+def target_behind_a_firewall(scene: Scene) -> None:
+    """The bastion itself gives up: in its network the target's packets vanish."""
+    if missing := netns.missing():
+        pytest.skip(missing)
+    network = scene.stack.enter_context(netns.Network())
+    folder = scene.folder / "apart"
+    folder.mkdir()
+    far = scene.stack.enter_context(Sshd(folder, network=network.name, address=network.far))
+    network.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_syn_retries")
+    network.run("tc", "qdisc", "add", "dev", "lo", "root", "blackhole")
+    far.write_config(scene.folder / "ssh_config")
+    scene.open(far_port=9)
+
+
 def held_too_long(scene: Scene) -> xf.ForwardError | None:
     tunnel = scene.keep(scene.open(hold=0.3))
     told: list[xf.ForwardError | None] = []

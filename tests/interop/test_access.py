@@ -246,6 +246,13 @@ FAMILIES = [
     ("*", "::1", "::1", True),
     ("*", "127.0.0.1", "::1", False),
 ]
+MAPPED = [
+    ("127.0.0.1", "127.0.0.1", "::ffff:127.0.0.0/104", True),
+    ("127.0.0.1", "127.0.0.1", "::ffff:127.0.0.1", True),
+    ("127.0.0.1", "127.0.0.1", "::ffff:10.0.0.0/104", False),
+    ("127.0.0.1", "::ffff:127.0.0.1", "::ffff:127.0.0.0/104", True),
+    ("::1", "::1", "::ffff:127.0.0.0/104", False),
+]
 
 
 class Counting:
@@ -307,6 +314,10 @@ def hold_to(cases: list[tuple[str, str, str, bool]]) -> None:
 
 def test_allowed_ips_holds_for_both_families_and_who_is_turned_away_reaches_nothing(bastion: Sshd) -> None:
     hold_to(FAMILIES)
+
+
+def test_allowed_ips_written_as_mapped_networks_are_those_of_the_older_kind(bastion: Sshd) -> None:
+    hold_to(MAPPED)
 
 
 def test_allowed_ips_knows_a_mapped_address_and_both_families() -> None:

@@ -37,6 +37,7 @@ from tests.interop.situations import (
     our_tunnel,
     privileged_port,
     silent_server,
+    target_behind_a_firewall,
     too_many_clients,
     too_many_tunnels,
     turns_us_away,
@@ -247,6 +248,15 @@ TABLE = [
         "",
         *TIMEOUT,
         held=True,
+    ),
+    Row(
+        "a target behind a firewall that swallows everything",
+        target_behind_a_firewall,
+        xf.DeadlineError,
+        "no answer, as seen from bastion",
+        "A firewall may be between the two",
+        r"pg\.vpc:9",
+        *TIMEOUT,
     ),
     Row(
         "a client that waited for too long, as an event",
