@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import os
 import resource
+import signal
 import socket
 import struct
 import threading
@@ -34,6 +35,7 @@ from tests.peers.traffic import Steady, Transfer
 from tests.peers.unanswering import Unanswering
 from xec_forward.client.events import Event
 from xec_forward.client.session import current
+from xec_forward.engine.monitor import INTERVAL, PATIENCE
 from xec_forward.model import Counters
 
 SOAK = os.environ.get("XEC_FORWARD_SOAK") == "1"
@@ -182,6 +184,56 @@ def test_bastion_frozen_for_long_is_noticed_and_its_clients_served_after_the_tha
         assert lost == 0
         assert noticed < NOTICED_WITHIN
         assert took < RECOVERED_WITHIN + clients / 100
+
+
+@pytest.fixture
+def looks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """How often the engine looks at its links, and how long an answer may take: shortened but in a soak."""
+    times = (INTERVAL, PATIENCE) if SOAK else (1.0, 0.5)
+    folder = tmp_path / "quick"
+    folder.mkdir()
+    quick = "from xec_forward.engine import monitor\nmonitor.INTERVAL, monitor.PATIENCE = "
+    (folder / "sitecustomize.py").write_text(f"{quick}{times}\n")
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    return times
+
+
+def test_link_that_dies_in_silence_is_replaced_after_two_looks_without_any_keepalives(
+    looks: tuple[float, float], bastion: Sshd, services: Services, other: xf.Tunnel
+) -> None:
+    interval, patience = looks
+    target = xf.ssh("bastion", server_alive_interval=0)
+    with (
+        target.forward(remote_host="pg.vpc", remote_port=services.echo, local_port=0) as tunnel,
+        Steady(other.local_port) as steady,
+        socket.create_connection(("127.0.0.1", tunnel.local_port), 3 * (interval + patience)) as carried,
+    ):
+        figures = Figures()
+        told: list[Event] = []
+        tunnel.on("reconnecting", told.append)
+        carried.sendall(b"x")
+        assert carried.recv(1) == b"x"
+        bastion.freeze()
+        os.kill(bastion.pid, signal.SIGCONT)  # its connections alone are silent, as behind a router that forgot them
+        died = time.monotonic()
+        with pytest.raises(ConnectionResetError):
+            carried.recv(1)
+        noticed = time.monotonic() - died
+        lost = missing(b"ping", ask(tunnel.local_port))
+        took = time.monotonic() - died - noticed
+        figures.say(
+            f"link dies in silence, a look each {interval:g} s",
+            lost=lost,
+            recovered=took,
+            noticed=f"{noticed:.1f} s",
+            others=f"{steady.worst:.3f} s",
+        )
+        assert [str(event.error) for event in told] == [f"ECONNRESET bastion: no sign of life for {2 * interval:g} s"]
+        assert tunnel.stats.reconnects == 1
+        assert lost == 0
+        # One look that is not answered is none too many; the first comes after an interval at the most.
+        assert interval + patience < noticed < 2 * (interval + patience) + 2
+        assert took < RECOVERED_WITHIN
 
 
 def test_jump_host_lost_breaks_what_goes_through_it_alone(
