@@ -23,6 +23,7 @@ from tests.interop.test_reconnection import until
 from tests.peers import netns
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd, free_port
+from tests.peers.unanswering import Unanswering
 from xec_forward.client.session import current
 
 RAISE = """
@@ -203,6 +204,37 @@ def frozen_bastion(scene: Scene) -> None:
         scene.open(timeout=0.7)
     finally:
         scene.bastion.thaw()
+
+
+def unanswering_target(scene: Scene) -> None:
+    target = scene.stack.enter_context(Unanswering())
+    scene.open(far_port=target.port, timeout=0.7)
+
+
+def unanswering_target_later(scene: Scene) -> xf.ForwardError | None:
+    target = scene.stack.enter_context(Unanswering())
+    tunnel = scene.keep(scene.open(far_port=target.port, no_check=True, hold=0.7))
+    told: list[xf.ForwardError | None] = []
+    tunnel.on("error", lambda event: told.append(event.error))
+    with pytest.raises(ConnectionResetError):
+        ask(tunnel.local_port)
+    until(lambda: told)
+    assert tunnel.state is xf.TunnelState.READY
+    return told[0]
+
+
+def target_behind_a_firewall(scene: Scene) -> None:
+    """The bastion itself gives up: in its network the target's packets vanish."""
+    if missing := netns.missing():
+        pytest.skip(missing)
+    network = scene.stack.enter_context(netns.Network())
+    folder = scene.folder / "apart"
+    folder.mkdir()
+    far = scene.stack.enter_context(Sshd(folder, network=network.name, address=network.far))
+    network.run("sh", "-c", "echo 1 > /proc/sys/net/ipv4/tcp_syn_retries")
+    network.run("tc", "qdisc", "add", "dev", "lo", "root", "blackhole")
+    far.write_config(scene.folder / "ssh_config")
+    scene.open(far_port=9)
 
 
 def held_too_long(scene: Scene) -> xf.ForwardError | None:

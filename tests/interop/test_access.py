@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import resource
@@ -12,14 +13,18 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import open_echo, until
+from tests.peers.kernel import Kernel
+from tests.peers.kernel import missing as kernel_missing
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from xec_forward.client.events import Event
@@ -87,6 +92,25 @@ def test_another_user_of_the_host_is_reset_counted_shown_and_logged(
         current().refresh()
         assert (tunnel.stats.rejected, tunnel.stats.clients_total) == (1, 1)
         assert f"Rejected connection from {host}" in Path(current().log).read_text()
+
+
+def test_rejected_client_is_counted_in_the_table_of_its_notebook(
+    bastion: Sshd, services: Services, tmp_path: Path
+) -> None:
+    if missing := kernel_missing():
+        pytest.skip(missing)
+    with Kernel(tmp_path, {}, "%load_ext xec_forward") as kernel:
+        kernel.run(f"%forward bastion 0:{bastion.far()}:{services.echo} --as echo").ok()
+        assert "rejected" not in kernel.run("%forward").ok().text
+        port = kernel.value("echo.local_port")
+        for count in (1, 2):
+            assert as_user(STRANGER, port) == "reset"
+            shown = kernel.run("%forward").ok().displays[0].text
+            head, row = shown.splitlines()[:2]
+            place = head.index("rejected")
+            assert row[place:].split()[0] == str(count), shown
+            assert f"it is of another user (uid {STRANGER})" in shown
+        assert as_user(os.getuid(), port) == "ping"
 
 
 @pytest.mark.parametrize("leaves", ["close", "reset"])
@@ -205,6 +229,95 @@ def test_allowed_ips_turns_others_away_and_touches_nobody_else(bastion: Sshd, se
             assert client.recv(4) == b"ping"
         until(lambda: tunnel.stats.rejected == 1)
         assert "Rejected connection from 127.0.0.1" in str(tunnel.error)
+
+
+# Where the tunnel listens, where its client connects to, who may, and whether this one may.
+FAMILIES = [
+    ("127.0.0.1", "127.0.0.1", "127.0.0.0/8", True),
+    ("127.0.0.1", "127.0.0.1", "::1,fd00::/8", False),
+    ("127.0.0.1", "::ffff:127.0.0.1", "127.0.0.1", True),  # a socket of the newer kind, at an address of the older
+    ("127.0.0.1", "::ffff:127.0.0.1", "::1", False),
+    ("::1", "::1", "::1", True),
+    ("::1", "::1", "::/64", True),
+    ("::1", "::1", "fd00::/8,::2", False),
+    ("::1", "::1", "127.0.0.0/8,0.0.0.0/0", False),
+    ("*", "127.0.0.1", "127.0.0.1", True),  # both listeners of a wildcard
+    ("*", "::1", "127.0.0.1", False),
+    ("*", "::1", "::1", True),
+    ("*", "127.0.0.1", "::1", False),
+]
+MAPPED = [
+    ("127.0.0.1", "127.0.0.1", "::ffff:127.0.0.0/104", True),
+    ("127.0.0.1", "127.0.0.1", "::ffff:127.0.0.1", True),
+    ("127.0.0.1", "127.0.0.1", "::ffff:10.0.0.0/104", False),
+    ("127.0.0.1", "::ffff:127.0.0.1", "::ffff:127.0.0.0/104", True),
+    ("::1", "::1", "::ffff:127.0.0.0/104", False),
+]
+
+
+class Counting:
+    """An echo that counts who reaches it."""
+
+    def __init__(self) -> None:
+        self.came = 0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = self._listener.accept()
+                self.came += 1
+                with client:
+                    client.sendall(client.recv(100))
+
+    def __enter__(self) -> Counting:
+        threading.Thread(target=self._serve, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+
+def outcome(host: str, port: int) -> str:
+    """What a client that connects to `host` gets: `ping`, `reset`."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as client:
+        client.settimeout(10)
+        try:
+            client.connect((host, port))
+            client.sendall(b"ping")
+            return client.recv(4).decode()
+        except (ConnectionResetError, BrokenPipeError):
+            return "reset"
+
+
+def hold_to(cases: list[tuple[str, str, str, bool]]) -> None:
+    """Each case by a real client; who is turned away never reaches the service."""
+    target, wanted = xf.ssh("bastion"), 0
+    with Counting() as far:
+        where: dict[str, Any] = {"remote_host": "pg.vpc", "remote_port": far.port, "local_port": 0, "no_check": True}
+        with target.forward(**where) as own:
+            for listen, host, allowed, served in cases:
+                case = (listen, host, allowed)
+                wide = {"local_interface": listen, "gateway_ports": listen == "*"}
+                with target.forward(**where, **wide, allowed_ips=allowed.split(",")) as tunnel:
+                    assert outcome(host, tunnel.local_port) == ("ping" if served else "reset"), case
+                    current().refresh()
+                    counts = (tunnel.stats.clients_total, tunnel.stats.rejected)
+                    assert counts == ((1, 0) if served else (0, 1)), case
+                # One of ours, behind it: whoever had come before would have been counted.
+                assert outcome("127.0.0.1", own.local_port) == "ping"
+                wanted += served + 1
+                assert far.came == wanted, case
+
+
+def test_allowed_ips_holds_for_both_families_and_who_is_turned_away_reaches_nothing(bastion: Sshd) -> None:
+    hold_to(FAMILIES)
+
+
+def test_allowed_ips_written_as_mapped_networks_are_those_of_the_older_kind(bastion: Sshd) -> None:
+    hold_to(MAPPED)
 
 
 def test_allowed_ips_knows_a_mapped_address_and_both_families() -> None:

@@ -34,6 +34,10 @@ __all__ = ["other"]  # a fixture
 
 # An attempt to connect that was under way when the packets passed again repeats its SYN within this time, seconds.
 SYN_REPEATED_WITHIN = 4.0
+# However long the outage was: a try that it swallowed is given up for a fresh one.
+BACK_WITHIN = 8.0
+# Keepalives that notice a silence at once.
+QUICK = {"server_alive_interval": 0.2, "server_alive_count_max": 2}
 # A changed address is noticed without keepalives too: each link has this long to give a sign of life, seconds.
 MOVED_WITHIN = 6.0
 
@@ -131,6 +135,32 @@ def test_changed_address_resets_what_was_carried_and_serves_who_comes_next(
         assert (tunnel.local_port, tunnel.stats.reconnects) == (port, 1)
         assert lost == 0
         assert took < MOVED_WITHIN + RECOVERED_WITHIN
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["same", "changed"])
+@pytest.mark.parametrize("tunnel", [QUICK], ids=["quick"], indirect=True)
+def test_long_outage_ends_for_its_clients_soon_after_the_network_is_back_though_a_try_is_under_way(
+    network: Network, tunnel: xf.Tunnel, other: xf.Tunnel, moves: bool
+) -> None:
+    """TCP repeats what an outage swallowed ever more rarely, and from the address that was."""
+    clients, outage = 20, full(21, 2)
+    with Steady(other.local_port) as steady, contextlib.ExitStack() as back:
+        figures = Figures()
+        back.enter_context(network.dropping())
+        time.sleep(outage)  # there is nothing to wait for
+        assert tunnel.state is xf.TunnelState.RECONNECTING
+
+        @back.callback
+        def come_back() -> None:
+            until(network.dialled)
+            if moves:
+                network.change_address()
+
+        took, lost = served_after(tunnel, clients, back)
+        row = f"{outage} s without a network, {'another' if moves else 'the same'} address"
+        figures.say(row, lost=lost, recovered=took, clients=clients, others=f"{steady.worst:.3f} s")
+        assert lost == 0
+        assert took < BACK_WITHIN
 
 
 @pytest.mark.parametrize("way", ["reset", "end"])

@@ -1,14 +1,25 @@
-"""health_check() (S57): each stage with its time, and where it fails the stage and the error."""
+"""health_check() (S57): each stage with its time, and where it fails the stage and the error. is_alive() (S59)."""
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
 
 import xec_forward as xf
+from tests.interop.test_faults import full
+from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import open_echo, until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
+from tests.peers.unanswering import Unanswering
+from xec_forward.client.connection import MARGIN
 from xec_forward.client.session import current
 from xec_forward.model import Health
 
@@ -51,3 +62,52 @@ def test_link_that_is_down_is_told_at_once_and_then_that_it_is_back(bastion: Ssh
         bastion.start()
         tunnel.wait_ready(10)
         assert tunnel.health_check()
+
+
+def test_target_that_never_answers_is_told_within_the_timeout(bastion: Sshd) -> None:
+    with (
+        Unanswering() as far,
+        xf.ssh("bastion").forward(
+            remote_host="pg.vpc", remote_port=far.port, local_port=0, no_check=True, timeout=1
+        ) as tunnel,
+    ):
+        start = time.monotonic()
+        health = tunnel.health_check()
+        assert time.monotonic() - start < 2
+        assert not health
+        assert outcomes(health) == [("listener", "ok"), ("link", "ok"), ("target", "ETIMEDOUT")]
+        assert isinstance(health.error and health.error.error(), xf.DeadlineError)
+        far.answer()
+        until(lambda: tunnel.health_check(), 10)
+
+
+@contextmanager
+def stopped_engine() -> Iterator[None]:
+    """The engine stands still, as a machine under the heaviest load has it."""
+    pid = current().engine_pid
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_stopped_engine_hangs_nobody_and_all_is_well_when_it_goes_on(
+    bastion: Sshd, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    patience = full(int(MARGIN), 1)
+    with open_echo(services) as tunnel:
+        if patience != MARGIN:
+            monkeypatch.setattr(current(), "call", partial(current().call, margin=patience))
+        with stopped_engine():
+            start = time.monotonic()
+            for _ in range(1000):
+                assert tunnel.is_alive()  # by what the engine has told: nobody is asked
+            assert time.monotonic() - start < 0.5
+            start = time.monotonic()
+            with pytest.raises(xf.EngineError, match="the engine does not answer"):
+                tunnel.health_check()
+            assert patience <= time.monotonic() - start < patience + 1
+        assert tunnel.health_check()
+        assert tunnel.is_alive()
+        assert ask(tunnel.local_port) == b"ping"

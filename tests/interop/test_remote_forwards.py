@@ -21,6 +21,7 @@ from tests.peers.netns import Network
 from tests.peers.services import Services, pattern, pattern_digest
 from tests.peers.sshd import Sshd, free_port
 from tests.peers.sshd import missing as sshd_missing
+from xec_forward.client.events import Event
 from xec_forward.client.session import current
 
 BIG = 50 * 1024 * 1024
@@ -154,6 +155,9 @@ def test_port_taken_meanwhile_degrades_the_tunnel_with_the_reason_until_it_is_fr
 ) -> None:
     with remote(services.echo) as tunnel:
         port = tunnel.remote_port
+        told: list[Event] = []
+        for name in ("ready", "reconnecting", "degraded", "reconnected", "error"):
+            tunnel.on(name, told.append)
         bastion.kill()
         until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
         # Both of the loopback addresses: one is enough for sshd to say yes.
@@ -166,7 +170,12 @@ def test_port_taken_meanwhile_degrades_the_tunnel_with_the_reason_until_it_is_fr
             assert not tunnel.health_check().ok
             with pytest.raises(xf.DeadlineError, match="degraded"):
                 tunnel.wait_ready(0.1)
+            until(lambda: told[-1].name == "degraded")
+            assert isinstance(told[-1].error, xf.ProhibitedError)
+            assert told[-1].snapshot.state is xf.TunnelState.DEGRADED
         tunnel.wait_ready(MENDED_WITHIN)
+        until(lambda: told[-1].name == "ready")
+        assert [event.name for event in told] == ["ready", "reconnecting", "degraded", "ready"]
         assert tunnel.error is None
         assert tunnel.remote_port == port
         assert ask(port) == b"ping"

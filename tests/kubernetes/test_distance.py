@@ -326,7 +326,7 @@ async def test_system_that_allows_no_more_open_files_is_what_is_named(kubeconfig
         os.close(free)
         resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
         try:
-            with pytest.raises(LimitError, match="this system allows no more open files"):
+            with pytest.raises(LimitError, match="the system allows no more open files"):
                 await warm.open_channel(ECHO, Recorder())
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, before)

@@ -23,7 +23,7 @@ from tests.peers.traffic import Steady
 
 from .peer import NUMBERS, REFUSED, EmbeddedPeer, Peer, until
 from .programs import pattern_digest
-from .test_port_forward import ask, behind, connect, exchange, full, message, opened, read_on, stats, take
+from .test_port_forward import WARM, ask, behind, connect, exchange, full, message, opened, read_on, stats, take
 
 # Of a cluster next door (`Peer.within` has those of others). The longest round trip of a client beside the fault,
 # seconds: much less than the fault lasts.
@@ -76,7 +76,7 @@ def ends_by_reset(client: socket.socket, within: float = 10.0) -> float:
 def test_refused_port_resets_its_clients_and_touches_no_other(web: Peer) -> None:
     rounds = full(200, 20)
     with opened(web, REFUSED, name="refused") as refused, others(web) as steady:
-        figures = Figures()
+        figures = Figures(WARM)
         for _ in range(rounds):
             with contextlib.suppress(ConnectionResetError), connect(refused) as client:  # it may come that early
                 client.sendall(b"x")
@@ -92,7 +92,7 @@ def test_refused_port_resets_its_clients_and_touches_no_other(web: Peer) -> None
 def test_reset_by_the_pod_is_a_reset_here_and_touches_no_other(web: Peer) -> None:
     rounds = full(50, 5)
     with opened(web, "reset", name="reset") as tunnel, others(web) as steady:
-        figures = Figures()
+        figures = Figures(WARM)
         for _ in range(rounds):
             with connect(tunnel) as client:
                 client.sendall(b"x")
@@ -104,7 +104,7 @@ def test_reset_by_the_pod_is_a_reset_here_and_touches_no_other(web: Peer) -> Non
 
 def test_stalled_upload_freezes_nobody_and_is_bounded(web: Peer) -> None:
     with opened(web, "deaf", name="deaf") as deaf, others(web) as steady, connect(deaf) as stalled:
-        figures = Figures()
+        figures = Figures(WARM)
         sent = fill(stalled)
         with opened(web, "echo", name="later") as tunnel:  # also those that come while it stalls
             began = time.monotonic()
@@ -129,7 +129,7 @@ def test_stalled_upload_freezes_nobody_and_is_bounded(web: Peer) -> None:
 def test_stalled_download_freezes_nobody_and_arrives_whole_after_all(web: Peer) -> None:
     size = full(200, 32) * 1_000_000
     with opened(web, "source", name="source") as source, others(web) as steady, connect(source) as stalled:
-        figures = Figures()
+        figures = Figures(WARM)
         stalled.sendall(b"%d\n" % size)
         stalled.shutdown(socket.SHUT_WR)
         turns = steady.turns
@@ -159,7 +159,7 @@ def test_replaced_pod_is_found_by_the_next_connection_and_its_port_is_held(peer:
     peer.add_workload(kind, "web")
     peer.add_service("web", {"name": "echo", "port": 7000})
     with opened(peer, "echo", where=where) as tunnel:
-        figures, port = Figures(), tunnel.local_port
+        figures, port = Figures(WARM), tunnel.local_port
         assert ask(tunnel) == b"ping"
         before = peer.pods("web")
         ((old, _),) = before.values()
@@ -184,7 +184,7 @@ def test_clients_that_come_while_the_pod_is_replaced_wait_and_are_served(peer: P
     clients = full(100, 30)
     peer.add_workload("deployment", "web")
     with opened(peer, "echo", where="deploy/web", hold=peer.patience) as tunnel:
-        figures = Figures()
+        figures = Figures(WARM)
         assert ask(tunnel) == b"ping"
         before = peer.pods("web")
         ((old, _),) = before.values()
@@ -207,7 +207,7 @@ def test_clients_that_come_while_the_pod_is_replaced_wait_and_are_served(peer: P
 def test_download_from_a_pod_that_is_deleted_is_reset_and_never_ends_like_a_complete_one(peer: Peer) -> None:
     peer.add_workload("deployment", "web")
     with opened(peer, "source", where="deploy/web") as tunnel, connect(tunnel) as client:
-        figures = Figures()
+        figures = Figures(WARM)
         client.sendall(b"%d\n" % (1 << 34))
         assert take(client, 1 << 20)
         ((old, _),) = peer.pods("web").values()
@@ -220,7 +220,7 @@ def test_many_clients_of_a_pod_that_is_deleted_are_all_reset(peer: Peer) -> None
     clients = full(100, 20)
     peer.add_workload("deployment", "web")
     with opened(peer, "echo", where="deploy/web") as tunnel, contextlib.ExitStack() as stack:
-        figures = Figures()
+        figures = Figures(WARM)
         sockets = [stack.enter_context(connect(tunnel)) for _ in range(clients)]
         for number, client in enumerate(sockets):
             data = message(number, 1000)
@@ -262,7 +262,7 @@ def test_pod_that_is_not_ready_for_a_moment_keeps_its_clients_and_new_ones_go_to
 ) -> None:
     embedded.add_workload("deployment", "web", pods=2)
     with opened(embedded, "echo", where="deploy/web") as tunnel, connect(tunnel) as client:
-        figures = Figures()
+        figures = Figures(WARM)
         assert exchange(client, b"a") == b"a"
         used = behind(tunnel).removeprefix("pod/").partition(":")[0]
         controller = embedded.embedded.state.controller
@@ -286,7 +286,7 @@ def test_api_server_restart_is_survived_with_the_port_held_and_clients_waiting(e
     embedded.add_workload("deployment", "web")
     cluster = embedded.embedded
     with opened(embedded, "echo", where="deploy/web") as tunnel, connect(tunnel) as in_use:
-        figures, port = Figures(), tunnel.local_port
+        figures, port = Figures(WARM), tunnel.local_port
         assert exchange(in_use, b"a") == b"a"
         cluster.stop_server()
         try:
@@ -330,7 +330,7 @@ def test_api_server_restart_under_a_burst_parks_who_cannot_be_served(embedded: E
         return served, reset
 
     with opened(embedded, "echo", where="deploy/web") as tunnel, ThreadPoolExecutor(8) as pool:
-        figures = Figures()
+        figures = Figures(WARM)
         clients = [pool.submit(come_and_go, tunnel) for _ in range(8)]
         try:
             until(lambda: stats(tunnel).clients_total > 50, 20)

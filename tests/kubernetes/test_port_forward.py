@@ -34,6 +34,10 @@ LATE = 1.0
 SHRUNK_WITHIN = 2 * IDLE + 15
 
 
+# What a row may keep: upgrades stay warm for the next clients, up to a hundred.
+WARM = (102, 2, 64.0)
+
+
 def full(soak: int, short: int) -> int:
     """How much of a row: all of it in a soak, a short form else."""
     return soak if SOAK else short
@@ -108,7 +112,7 @@ def web(peer: Peer) -> Peer:
 def test_download_of_a_client_that_has_shut_down_its_writing_arrives_whole(web: Peer) -> None:
     size = full(400, 60) * 1_000_000
     with opened(web, "source") as tunnel, connect(tunnel) as client:
-        figures = Figures()
+        figures = Figures(WARM)
         began = time.monotonic()
         client.sendall(b"%d\n" % size)
         client.shutdown(socket.SHUT_WR)
@@ -123,7 +127,7 @@ def test_upload_arrives_whole_and_its_answer_comes_back(web: Peer) -> None:
     block = message(1, 1_000_000)
     digest = hashlib.sha256()
     with opened(web, "sink") as tunnel, connect(tunnel) as client:
-        figures = Figures()
+        figures = Figures(WARM)
         client.sendall(struct.pack(">Q", size))
         for _ in range(size // len(block)):
             client.sendall(block)
@@ -154,7 +158,7 @@ def test_upload_reaches_the_pod_although_its_client_leaves_at_once(web: Peer) ->
 def test_fifty_connections_at_once_carry_each_its_own_bytes(web: Peer) -> None:
     messages = [message(number, 100_000 + number) for number in range(50)]
     with opened(web, "echo") as tunnel, ThreadPoolExecutor(50) as pool:
-        figures = Figures()
+        figures = Figures(WARM)
 
         def converse(data: bytes) -> bytes:
             with connect(tunnel) as client, ThreadPoolExecutor(1) as sender:
@@ -176,7 +180,7 @@ def test_connections_one_after_the_other_leak_nothing(web: Peer) -> None:
     with opened(web, "echo") as tunnel:
         for _ in range(20):  # the pool finds its size
             assert ask(tunnel) == b"ping"
-        figures = Figures()
+        figures = Figures(WARM)
         began = time.monotonic()
         for number in range(count):
             data = b"%08d" % number

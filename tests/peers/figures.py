@@ -11,14 +11,23 @@ from pathlib import Path
 from xec_forward.client.session import current
 
 MEGABYTE = 1024 * 1024
+# What a row may keep at the most, beyond what was there before it: descriptors, tasks, megabytes.
+KEPT = (2, 2, 20.0)
+# The last of the clients' ends takes a moment, seconds.
+_SETTLES_WITHIN = 10.0
 # Every row that was said, for the end of the run: pytest shows nothing of a test that passes.
 SAID: list[str] = []
 
 
 class Figures:
-    """The engine that runs now, seen from outside; `say` counts what it kept from here on."""
+    """The engine that runs now, seen from outside; `say` counts what it kept from here on.
 
-    def __init__(self) -> None:
+    Args:
+        most: what may be kept: descriptors, tasks, megabytes.
+    """
+
+    def __init__(self, most: tuple[int, int, float] = KEPT) -> None:
+        self._most = most
         self._pid = current().engine_pid
         self._process = Path(f"/proc/{self._pid}")
         self._log = Path(current().log)
@@ -56,9 +65,22 @@ class Figures:
         descriptors, tasks, megabytes = self._before
         return self.descriptors() - descriptors, self.tasks() - tasks, self.megabytes() - megabytes
 
+    def settled(self) -> tuple[int, int, float]:
+        """What is kept, once it is no more than may be. AssertionError where it stays more."""
+        end = time.monotonic() + _SETTLES_WITHIN
+        while True:
+            kept = self.kept()
+            if all(more <= most for more, most in zip(kept, self._most, strict=True)):
+                return kept
+            assert time.monotonic() < end, f"kept {kept} descriptors, tasks and MB, at the most {self._most}"
+            time.sleep(0.02)
+
     def say(self, row: str, *, lost: int, recovered: float | None = None, **more: object) -> None:
-        """Print the row's line: bytes lost, seconds to recover, what is kept, and what else there is to tell."""
-        descriptors, tasks, megabytes = self.kept()
+        """Print the row's line: bytes lost, seconds to recover, what is kept, and what else there is to tell.
+
+        Raises AssertionError where more is kept than may be.
+        """
+        descriptors, tasks, megabytes = self.settled()
         took = "-" if recovered is None else f"{recovered:.2f} s"
         rest = "  ".join(f"{name.replace('_', ' ')} {value}" for name, value in more.items())
         line = (

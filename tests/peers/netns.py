@@ -115,6 +115,12 @@ class Network:
         self.near, self._next = self._next, self.near
         _ip("addr", "add", f"{self.near}/29", "dev", self._pair[0])
 
+    def dialled(self) -> bool:
+        """Whether a connection from the machine into there is being made, and has not been answered yet."""
+        command = ["ss", "-Htn", "state", "syn-sent", "dst", self.far]
+        done = subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_DEADLINE)
+        return bool(done.stdout.strip())
+
     def __enter__(self) -> Network:
         near, far = self._pair
         _ip("netns", "add", self.name)

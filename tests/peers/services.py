@@ -3,6 +3,7 @@
     echo      sends back what it receives, and its end
     source    reads a line with a number N, answers N bytes (see `pattern`), ends
     reply     reads to the end of the stream, then answers its length and sha256 as one line
+    paced     the same, reading no more than PACE bytes a second
     hang      reads everything, answers nothing, never ends
     deaf      never reads
     reset     reads once, then resets the connection
@@ -17,16 +18,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import socket
 import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import TracebackType
 
+PACE = 25_000_000  # bytes a second
 _IDLE = 120.0  # seconds a service waits on a silent client before it gives up
 _BLOCK = 64 * 1024
 
@@ -63,12 +67,18 @@ def _source(client: socket.socket) -> None:
         client.sendall(block)
 
 
-def _reply(client: socket.socket) -> None:
-    digest, length = hashlib.sha256(), 0
+def _reply(client: socket.socket, pace: float = math.inf) -> None:
+    digest, length, start = hashlib.sha256(), 0, time.monotonic()
     while data := client.recv(4 * _BLOCK):
         digest.update(data)
         length += len(data)
+        if (early := start + length / pace - time.monotonic()) > 0:
+            time.sleep(early)
     client.sendall(f"{length} {digest.hexdigest()}\n".encode())
+
+
+def _paced(client: socket.socket) -> None:
+    _reply(client, PACE)
 
 
 def _hang(client: socket.socket) -> None:
@@ -91,6 +101,7 @@ _BEHAVIOURS: dict[str, Callable[[socket.socket], None]] = {
     "echo": _echo,
     "source": _source,
     "reply": _reply,
+    "paced": _paced,
     "hang": _hang,
     "deaf": _deaf,
     "reset": _reset,
@@ -135,13 +146,14 @@ class Services:
     """The services, running while the context is open.
 
     Attributes:
-        echo, source, reply, hang, deaf, reset, refused: ports on 127.0.0.1.
+        echo, source, reply, paced, hang, deaf, reset, refused: ports on 127.0.0.1.
         echo_path, reply_path: unix sockets, "" where no folder was given.
     """
 
     echo: int
     source: int
     reply: int
+    paced: int
     hang: int
     deaf: int
     reset: int

@@ -27,6 +27,7 @@ from ....errors import (
     RefusedError,
     UnreachableError,
 )
+from ... import descriptors
 from ..base import Passing
 from .config import Context, shown
 
@@ -224,7 +225,7 @@ def _system(error: OSError, hop: str) -> ForwardError:
     if number in _UNREACHABLE:
         return UnreachableError("there is no way to it", hop=hop, hint=_NETWORK_HINT)
     if number in (errno.EMFILE, errno.ENFILE):
-        return LimitError("this system allows no more open files", hop=hop, hint="ulimit -n, or fs.file-max, raises it")
+        return LimitError("the system allows no more open files", hop=hop, hint=descriptors.HINT)
     if number == errno.ETIMEDOUT:
         return DeadlineError("no answer from the API server", hop=hop, hint=_NETWORK_HINT)
     return LostError("the API server broke the connection", hop=hop)
