@@ -186,7 +186,8 @@ def test_connections_one_after_the_other_leak_nothing(web: Peer) -> None:
             data = b"%08d" % number
             assert ask(tunnel, data) == data
         each = (time.monotonic() - began) / count
-        until(lambda: figures.kept()[0] <= 2, SHRUNK_WITHIN)
+        # (What a busy moment has added to the pool goes after half a minute, for which a soak has the time.)
+        until(lambda: figures.kept()[0] <= full(2, 8), SHRUNK_WITHIN)
         figures.say(f"{count} connections in a row", lost=0, each=f"{1000 * each:.1f} ms")
         current().refresh()
         assert (tunnel.stats.clients, tunnel.stats.refused, tunnel.stats.reconnects) == (0, 0, 0)
