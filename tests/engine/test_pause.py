@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from tests.engine.fake_link import FakeLink
+from xec_forward.engine.house import House
 from xec_forward.engine.links.base import Link, Opening
 from xec_forward.engine.links.pool import Pool
 from xec_forward.engine.listener import Binder
 from xec_forward.engine.pause import EAGER, FIRST, LONGEST, Pause
-from xec_forward.engine.tunnel import House, Tunnel
+from xec_forward.engine.tunnel import Tunnel
 from xec_forward.errors import LostError, RefusedError
 from xec_forward.model import Open
 from xec_forward.options import SshTarget, TunnelOptions

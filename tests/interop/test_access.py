@@ -217,6 +217,18 @@ def test_unix_socket_is_its_owners_alone(bastion: Sshd, services: Services) -> N
             assert as_user(os.getuid(), 0, path) == "ping"
 
 
+def test_folder_made_for_a_unix_socket_lets_nobody_else_through(bastion: Sshd, services: Services) -> None:
+    with tempfile.TemporaryDirectory() as above:
+        os.chmod(above, 0o755)
+        folder = Path(above) / "tunnels"
+        path = str(folder / "echo.sock")
+        with xf.ssh("bastion").forward(local_host=path, remote_host="pg.vpc", remote_port=services.echo):
+            assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+            os.chmod(path, 0o666)  # it is the folder that keeps them out
+            assert as_user(STRANGER, 0, path) == "denied"
+            assert as_user(os.getuid(), 0, path) == "ping"
+
+
 def test_allowed_ips_turns_others_away_and_touches_nobody_else(bastion: Sshd, services: Services) -> None:
     with open_echo(services, allowed_ips=["10.0.0.0/8", "127.0.0.2"], guard="off") as tunnel:
         with pytest.raises(ConnectionResetError):

@@ -146,7 +146,7 @@ def test_long_outage_ends_for_its_clients_soon_after_the_network_is_back_though_
     clients, outage = 20, full(21, 2)
     with Steady(other.local_port) as steady, contextlib.ExitStack() as back:
         figures = Figures()
-        back.enter_context(network.dropping())
+        back.enter_context(network.absent())
         time.sleep(outage)  # there is nothing to wait for
         assert tunnel.state is xf.TunnelState.RECONNECTING
 
