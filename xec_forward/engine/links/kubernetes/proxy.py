@@ -60,6 +60,7 @@ _REPLIES: dict[int, tuple[type[ForwardError], str]] = {
     6: (DeadlineError, "the API server does not answer the proxy"),
 }
 
+# Leads to a host and port: answers with the address to connect to in their place. Asked before each request.
 Via = Callable[[str, int], Awaitable[tuple[str, int]]]
 
 
