@@ -170,6 +170,8 @@ class _ProxyLink(Link):
         try:
             async with asyncio.timeout(DEADLINE):
                 transport = await (self._by_connect(connect) if self._tls is not None else self._by_socks(connect))
+            if transport.is_closing():
+                raise ConnectionResetError  # in this moment, and nobody would be told of it any more
         except Answer as answer:
             raise by_proxy(answer.status, self.route[0]) from None
         except ForwardError:
