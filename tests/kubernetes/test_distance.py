@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -14,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from tests.engine.test_relay import house
 from tests.peers.channels import Conversation, Recorder
 from tests.peers.distance import Distance
 from tests.peers.links import eventually
 from xec_forward.demo.cluster.kubeconfig import Context
 from xec_forward.demo.cluster.streams import SpdySession
+from xec_forward.engine import far as far_module
 from xec_forward.engine.health import Probe
 from xec_forward.engine.links import kubernetes
 from xec_forward.engine.links.base import Link
@@ -280,6 +283,31 @@ async def test_hanging_plugin_is_what_is_named(
         assert {str(each) for each in outcomes} == {str(outcomes[0])}
         assert "the plugin give-token did not answer within 0.5 s" in str(outcomes[0])
         assert runs.read_text().count("run") == 2, "whoever waits for the plugin shares its failure too"
+
+
+async def test_client_that_waits_for_a_service_which_waits_for_its_end_is_told_of(
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No port-forward brings that end to the pod before the answer. Where an answer has begun, there is no trouble."""
+    monkeypatch.setattr(far_module, "UNANSWERED", 0.3)
+    reply, source = (Endpoint("pod/web", NUMBERS[name]) for name in ("reply", "source"))
+    async with linked(kubeconfig) as link, house() as front:
+        front.relay.attach(link)
+        for connect, say, heard in ((source, b"10\n", 10), (reply, b"12345", 0)):
+            front.relay.connect = connect
+            client = await front.connect()
+            await asyncio.get_running_loop().sock_sendall(client, say)
+            client.shutdown(socket.SHUT_WR)
+            if heard:
+                assert await asyncio.get_running_loop().sock_recv(client, 100)
+        await eventually(lambda: bool(front.failures))
+        (error,) = front.failures
+        assert isinstance(error, DeadlineError)
+        assert "a client has ended its side, and no answer has begun within 0.3 s" in str(error)
+        assert "a service that answers only then never does" in error.hint
+        assert front.relay.refused == 0
+        client.close()
+        await eventually(lambda: not front.relay.clients)
 
 
 async def test_refused_port_is_refused_also_where_the_way_is_long(

@@ -18,7 +18,6 @@ import pytest
 import xec_forward as xf
 from tests.peers.figures import Figures
 from tests.peers.kernel import port_free
-from xec_forward.client.events import Event
 from xec_forward.client.session import current
 from xec_forward.engine.links.kubernetes.warm import IDLE
 from xec_forward.model import Counters
@@ -210,24 +209,21 @@ def test_banner_is_delivered_and_its_end_passes_for_no_failure(web: Peer, port: 
         assert tunnel.error is None
 
 
-def test_service_that_answers_only_after_the_end_is_told_of_while_its_client_waits(web: Peer) -> None:
+def test_service_that_answers_only_after_the_end_waits_until_its_client_goes(web: Peer) -> None:
     """A half-close cannot reach a pod: passed on, it would end the answer. The client decides how long it waits."""
     with opened(web, "reply") as tunnel, connect(tunnel) as client:
-        errors: list[Event] = []
-        tunnel.on("error", errors.append)
         client.sendall(b"12345")
         client.shutdown(socket.SHUT_WR)
         client.settimeout(2 * LATE)
         with pytest.raises(TimeoutError):
             client.recv(1)
         assert tunnel.error is None  # it may be a slow answer
-        until(lambda: errors)
-        assert isinstance(errors[0].error, xf.DeadlineError)
-        assert "a client has ended its side, and no answer has begun within 5 s" in str(errors[0].error)
-        assert "a service that answers only then never does" in str(tunnel.error)
+        if SOAK:  # what is said of it; `test_distance` has that too, and quicker
+            until(lambda: tunnel.error is not None)
+            assert "a service that answers only then never does" in str(tunnel.error)
         client.close()
         until(lambda: stats(tunnel).clients == 0)
-        assert (tunnel.state, tunnel.stats.refused, len(errors)) == (xf.TunnelState.READY, 0, 1)
+        assert (tunnel.state, tunnel.stats.refused) == (xf.TunnelState.READY, 0)
 
 
 def test_client_that_waits_in_vain_is_reset_when_the_tunnel_closes(web: Peer) -> None:

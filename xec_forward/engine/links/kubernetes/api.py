@@ -26,10 +26,8 @@ from ....options import ClusterTarget
 from . import raw
 from .credentials import Credentials, Login
 from .failures import Answer, NotHttp, ProxyError, explain, judge
-from .proxy import DOORS, Door
+from .proxy import DOORS, Door, Via
 
-# Leads to a host and port: answers with the address to connect to in their place. Asked before each request.
-Via = Callable[[str, int], Awaitable[tuple[str, int]]]
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
 T = TypeVar("T")
 P = TypeVar("P", bound=asyncio.Protocol)

@@ -60,6 +60,7 @@ _REPLIES: dict[int, tuple[type[ForwardError], str]] = {
     6: (DeadlineError, "the API server does not answer the proxy"),
 }
 
+# Leads to a host and port: answers with the address to connect to in their place. Asked before each request.
 Via = Callable[[str, int], Awaitable[tuple[str, int]]]
 
 
@@ -169,6 +170,8 @@ class _ProxyLink(Link):
         try:
             async with asyncio.timeout(DEADLINE):
                 transport = await (self._by_connect(connect) if self._tls is not None else self._by_socks(connect))
+            if transport.is_closing():
+                raise ConnectionResetError  # in this moment, and nobody would be told of it any more
         except Answer as answer:
             raise by_proxy(answer.status, self.route[0]) from None
         except ForwardError:
