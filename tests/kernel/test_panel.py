@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.test_bridge import Frontend as Sidebar
 from tests.kernel.test_nobody_there import Machine, machine
-from tests.peers.ipykernels import only_ipykernel_6
+from tests.peers.ipykernels import both_ipykernels, only_ipykernel_6
 from tests.peers.kernel import Kernel, Running, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -24,6 +25,8 @@ PANEL = "%forward --panel"
 # What a person takes for at once, seconds.
 AT_ONCE = 0.25
 
+ASKED = "answer in the field below this panel"
+REFUSED = "To be asked, show the panel anew, or run this in a cell: "
 WAITS = "While a cell runs, these buttons wait for its end"
 ENGINE = "__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid"
 THREADS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel']"
@@ -207,17 +210,111 @@ def test_reconnect_and_doctor(kernel: Kernel, bastion: Sshd, services: Services,
     frontend.until(lambda: "host key" not in frontend.text(), "the findings stay")
 
 
-def test_login_that_asks_is_refused_with_the_line_that_can(
-    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
-) -> None:
+def wants_passphrase(bastion: Sshd) -> None:
     bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
+
+
+def waiting(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:
+    """A tunnel `echo` that waits for its passphrase, in a panel."""
+    wants_passphrase(bastion)
     kernel.run(f"%forward bastion 0:{bastion.far()}:{services.echo} --as echo", answers=[PASSPHRASE]).ok()
     panel(kernel, frontend)
     kernel.run(f"import os\nos.kill({ENGINE}, 9)").ok()
     says(frontend, "⏸ waiting")
+
+
+@both_ipykernels
+def test_form_asks_in_the_field_below_its_cell(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    wants_passphrase(bastion)
+    bastion.known_hosts.write_text("")
+    with Frontend(kernel, same=True) as frontend:
+        running = kernel.start(PANEL, allow_stdin=True)
+        running.wait().ok()
+        frontend.until(lambda: "Open a tunnel" in frontend.text(), "the panel is not shown")
+        frontend.type("target", "bastion")
+        frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+        frontend.type("options", "--dsn redis://ana@/0 --password prompt --no-check")
+        frontend.press("Open")
+        prompt, hidden, cell = kernel.asked()
+        assert (prompt.startswith("Password of echo at "), hidden, cell) == (True, True, running.message)
+        says(frontend, ASKED)
+        kernel.client.input("hunter2")
+        assert kernel.asked() == ("Accept it? [yes/no] ", False, running.message)
+        says(frontend, f"key fingerprint is {bastion.fingerprint()}.")
+        kernel.client.input("yes")
+        prompt, hidden, cell = kernel.asked()
+        assert ("assphrase" in prompt, hidden, cell) == (True, True, running.message)
+        kernel.client.input(PASSPHRASE)
+        says(frontend, "opened; in a cell: echo, echo_dsn")
+        assert ASKED not in frontend.text()
+        assert kernel.value("'hunter2' in echo_dsn.reveal()")
+        heard = "".join(frontend.heard) + kernel.log()
+        assert PASSPHRASE not in heard
+        assert "hunter2" not in heard
+        # A cell's own questions go their own way.
+        assert "'mine'" in str(kernel.run("input('?')", answers=["mine"]).ok().result)
+
+
+def test_reconnect_asks_in_the_field_while_a_cell_runs(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    with Frontend(kernel, same=True) as frontend:
+        if frontend.subshell is None:
+            pytest.skip("subshells (ipykernel 7)")
+        waiting(kernel, bastion, services, frontend)
+        running = begun(kernel, "import time\ntime.sleep(30)")
+        frontend.press("Reconnect")
+        assert "assphrase" in kernel.asked()[0]
+        kernel.client.input("wrong")
+        assert "assphrase" in kernel.asked()[0]
+        kernel.client.input(PASSPHRASE)
+        says(frontend, "● ready")
+        kernel.interrupt()
+        running.wait()
+
+
+def test_cell_that_asks_has_the_field_and_its_answer(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    with Frontend(kernel, same=True) as frontend:
+        waiting(kernel, bastion, services, frontend)
+        frontend.press("Reconnect")
+        kernel.asked()
+        assert "'mine'" in str(kernel.run("input('?')", answers=["mine"]).ok().result)
+        says(frontend, f"{REFUSED}%forward --reconnect echo")
+
+
+def test_who_asks_last_is_the_one_to_answer(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    with Frontend(kernel, same=True) as frontend:
+        waiting(kernel, bastion, services, frontend)
+        frontend.press("Reconnect")
+        kernel.asked()
+        sidebar = Sidebar(kernel)
+        asked = sidebar.ask("reconnect", tunnel=sidebar.tunnel("echo")["tunnel"])
+        assert asked["status"] == "question"
+        says(frontend, REFUSED)
+        assert sidebar.ask("answer", question=asked["question"], value=PASSPHRASE)["status"] == "ok"
+        sidebar.close()
+
+
+def test_close_of_an_opening_takes_its_question_back(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    wants_passphrase(bastion)
+    with Frontend(kernel, same=True) as frontend:
+        panel(kernel, frontend)
+        frontend.type("target", "bastion")
+        frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+        frontend.press("Open")
+        kernel.asked()
+        says(frontend, ASKED)
+        says(frontend, "echo  ")
+        frontend.press("Close echo")
+        frontend.until(lambda: ASKED not in frontend.text(), "it is still asked")
+        says(frontend, "no tunnel is open")
+
+
+def test_other_page_is_not_asked_and_told_of_the_line_that_can(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    waiting(kernel, bastion, services, frontend)
     assert frontend.find("Reconnect")["button_style"] == "primary"
     frontend.press("Reconnect")
-    says(frontend, "A button cannot ask; a cell can: %forward --reconnect echo")
+    says(frontend, f"{REFUSED}%forward --reconnect echo")
     assert "EAUTH bastion: " in frontend.text()
     kernel.run("%forward --reconnect echo", answers=[PASSPHRASE]).ok()
     says(frontend, "● ready")
@@ -226,19 +323,19 @@ def test_login_that_asks_is_refused_with_the_line_that_can(
     frontend.type("options", "--passphrase prompt")
     frontend.press("Open")
     line = f"%forward bastion 0:{bastion.far()}:{services.hang} --passphrase prompt"
-    says(frontend, f"A button cannot ask; a cell can: {line}")
+    says(frontend, f"{REFUSED}{line}")
     assert PASSPHRASE not in "".join(frontend.heard) + kernel.log()
 
 
-def test_login_that_asks_unforeseen_is_refused_too(
+def test_form_of_another_page_is_refused_too(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
-    bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
+    wants_passphrase(bastion)
     panel(kernel, frontend)
     frontend.type("target", "bastion")
     frontend.type("spec", f"{bastion.far()}:{services.echo}")
     frontend.press("Open")
-    says(frontend, "A button cannot ask; a cell can: %forward bastion ")
+    says(frontend, f"{REFUSED}%forward bastion ")
     assert "EAUTH bastion: " in frontend.text()
     says(frontend, "no tunnel is open")
     bastion.write_config(bastion.folder.parent / "ssh_config")

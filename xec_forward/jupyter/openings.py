@@ -100,7 +100,6 @@ class Openings:
     """The tunnels that the lines of one shell opened."""
 
     def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
         self._namespace = Namespace(shell)
         self._environment = Environment()
         self._lock = RLock()
@@ -135,7 +134,7 @@ class Openings:
         for plan in plans:
             if plan.wanted.password is not None and plan.wanted.password.kind is SourceKind.PROMPT and not plan.reuse:
                 where = str(plan.wanted.forward.connect or plan.wanted.target.host)
-                plan.password = KeptPassword(prompts.service_password(self._shell, plan.name, where))
+                plan.password = KeptPassword(prompts.service_password(watcher, plan.name, where))
         for line in lines:
             for source in line.sources.values():
                 session.sources.add(source)

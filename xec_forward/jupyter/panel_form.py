@@ -20,17 +20,17 @@ from ..client.lines import lines_of
 from ..client.offer import offer
 from ..client.profiles import read_line
 from ..client.session import Session
-from ..client.watcher import NOBODY, NobodyAnswers
+from ..client.watcher import NobodyAnswers
 from ..errors import ForwardError, SpecError
 from ..line import KUBERNETES, SSH, Action, Dialect, Line, split
-from ..model import Ask
+from ..model import Snapshot
 from ..render import Card, block
-from ..source import SourceKind
 from .configuration import defaulted, values_of
+from .input_field import InputField
 from .live import LiveWatcher
 from .magics import ForwardMagics
 from .openings import Openings
-from .panel_press import in_a_cell
+from .panel_press import ask, in_a_cell, under_way
 from .panel_row import discard
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ class Form:
     """The form.
 
     Args:
-        heard: called with each press, on the thread that hears it.
+        heard: called with each press, on the thread that hears it; gives where who pressed can be asked.
 
     Attributes:
         box: the widget of all of it.
     """
 
     def __init__(
-        self, shell: InteractiveShell, openings: Openings, session: Session, heard: Callable[[], None]
+        self, shell: InteractiveShell, openings: Openings, session: Session, heard: Callable[[], InputField | None]
     ) -> None:
         self._shell = shell
         self._openings = openings
@@ -136,7 +136,7 @@ class Form:
 
     def _press(self) -> None:
         """On the thread that hears the front-end, which must not wait."""
-        self._heard()
+        field = self._heard()
         texts = [text for field in self._fields if (text := " ".join(field.value.splitlines()).strip())]
         try:
             if any(mark in text for text in texts for mark in "${"):
@@ -147,14 +147,12 @@ class Form:
             self._say(str(error))
             return
         written = " ".join([self._dialect.magic, *texts])
-        sources = [source for each in line.members or (line,) for source in each.sources.values()]
-        if any(source.kind is SourceKind.PROMPT for source in sources):
+        if self._opening.acquire(blocking=False):
             self._write(written)
-            self._say(in_a_cell(written))
-        elif self._opening.acquire(blocking=False):
-            self._write(written)
-            self._say("opening...")
-            threading.Thread(target=self._run, args=(line, written), name="xec_forward panel open", daemon=True).start()
+            under_way("opening", self._say)
+            watcher = _Asking(self._shell, line, self._session, field, self._say)
+            arguments = (line, written, watcher)
+            threading.Thread(target=self._run, args=arguments, name="xec_forward panel open", daemon=True).start()
         else:
             self._say("another one is being opened; its Close ends that")
 
@@ -163,13 +161,12 @@ class Form:
             if _MAY_BE_SECRET.search(field.value):
                 field.value = ""
 
-    def _run(self, line: Line, written: str) -> None:
-        watcher = _Silent(self._shell, getattr(line.target, "host", ""))
+    def _run(self, line: Line, written: str, watcher: _Asking) -> None:
         try:
             cards = self._open(line, watcher)
         except ForwardError as error:
             offer(error, line)
-            self._say(f"{error}. {in_a_cell(written)}" if watcher.asked else str(error))
+            self._say(f"{error}. {in_a_cell(written)}" if watcher.unanswered else str(error))
         except Exception as error:
             logger.exception("opening from the panel failed")
             self._say(f"it failed unexpectedly: {type(error).__name__}")
@@ -196,21 +193,44 @@ class Form:
         self._said.value = block(escape(text)) if text else ""
 
 
-class _Silent(LiveWatcher):
-    """Draws nothing, since the opening has a row of its own, and answers nothing.
+class _Asking(LiveWatcher):
+    """Draws nothing, since the opening has a row of its own, and asks who pressed the button.
 
     Attributes:
-        asked: whether there was a question.
+        unanswered: whether a question was.
     """
 
-    def __init__(self, shell: InteractiveShell, where: str) -> None:
-        super().__init__(shell, where, quiet=True)
-        self.asked = False
+    def __init__(
+        self,
+        shell: InteractiveShell,
+        line: Line,
+        session: Session,
+        field: InputField | None,
+        say: Callable[[str], None],
+    ) -> None:
+        super().__init__(shell, getattr(line.target, "host", ""), quiet=True)
+        self._session = session
+        self._field = field
+        self._say = say
+        self._begun: set[int] = set()
+        self.unanswered = False
 
-    def put(self, question: Ask) -> str:
-        """Nobody can be asked. Raises NobodyAnswers."""
-        self.asked = True
-        raise NobodyAnswers(NOBODY)
+    def progress(self, snapshot: Snapshot) -> None:
+        self._begun.add(snapshot.tunnel)
+
+    def pose(self, prompt: str, *, echo: bool) -> str:
+        """Ask below the panel. Raises NobodyAnswers."""
+        try:
+            return ask(self._field, prompt, echo=echo, say=self._say, wanted=self._wanted)
+        except NobodyAnswers:
+            self.unanswered = True
+            raise
+        finally:
+            under_way("opening", self._say)
+
+    def _wanted(self) -> bool:
+        """Closed meanwhile, by its button, say, it needs no answer."""
+        return not self._begun or any(number in self._session.tunnels for number in self._begun)
 
 
 def _wide(width: str) -> Any:
