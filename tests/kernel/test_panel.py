@@ -231,9 +231,9 @@ def test_form_asks_in_the_field_below_its_cell(kernel: Kernel, bastion: Sshd, se
         running = kernel.start(PANEL, allow_stdin=True)
         running.wait().ok()
         frontend.until(lambda: "Open a tunnel" in frontend.text(), "the panel is not shown")
-        frontend.type("target", "bastion")
-        frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
-        frontend.type("options", "--dsn redis://ana@/0 --password prompt --no-check")
+        frontend.type("Host", "bastion")
+        frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+        frontend.type("Options", "--dsn redis://ana@/0 --password prompt --no-check")
         frontend.press("Open")
         prompt, hidden, cell = kernel.asked()
         assert (prompt.startswith("Password of echo at "), hidden, cell) == (True, True, running.message)
@@ -297,8 +297,8 @@ def test_close_of_an_opening_takes_its_question_back(kernel: Kernel, bastion: Ss
     wants_passphrase(bastion)
     with Frontend(kernel, same=True) as frontend:
         panel(kernel, frontend)
-        frontend.type("target", "bastion")
-        frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+        frontend.type("Host", "bastion")
+        frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
         frontend.press("Open")
         kernel.asked()
         says(frontend, ASKED)
@@ -318,9 +318,9 @@ def test_other_page_is_not_asked_and_told_of_the_line_that_can(
     assert "EAUTH bastion: " in frontend.text()
     kernel.run("%forward --reconnect echo", answers=[PASSPHRASE]).ok()
     says(frontend, "● ready")
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"0:{bastion.far()}:{services.hang}")
-    frontend.type("options", "--passphrase prompt")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"0:{bastion.far()}:{services.hang}")
+    frontend.type("Options", "--passphrase prompt")
     frontend.press("Open")
     line = f"%forward bastion 0:{bastion.far()}:{services.hang} --passphrase prompt"
     says(frontend, f"{REFUSED}{line}")
@@ -332,8 +332,8 @@ def test_form_of_another_page_is_refused_too(
 ) -> None:
     wants_passphrase(bastion)
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"{bastion.far()}:{services.echo}")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"{bastion.far()}:{services.echo}")
     frontend.press("Open")
     says(frontend, f"{REFUSED}%forward bastion ")
     assert "EAUTH bastion: " in frontend.text()
@@ -348,9 +348,9 @@ def test_form_of_another_page_is_refused_too(
 
 def test_form_opens_and_writes_the_line(kernel: Kernel, bastion: Sshd, postgres: Postgres, frontend: Frontend) -> None:
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"pg=0:{bastion.far()}:{postgres.port}")
-    frontend.type("options", "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"pg=0:{bastion.far()}:{postgres.port}")
+    frontend.type("Options", "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD")
     frontend.press("Open")
     says(frontend, "opened; in a cell: pg, pg_dsn")
     line = (
@@ -370,9 +370,9 @@ def test_spaces_in_quotes_are_written_as_they_were_typed(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
     panel(kernel, frontend)
-    frontend.type("target", " bastion ")
-    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
-    frontend.type("options", "--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'")
+    frontend.type("Host", " bastion ")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Options", "--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'")
     frontend.press("Open")
     says(frontend, "opened; in a cell: echo, echo_url")
     line = f"%forward bastion echo=0:{bastion.far()}:{services.echo} "
@@ -387,7 +387,7 @@ def test_form_takes_profiles_and_configured_defaults_as_a_cell_does(
     )
     kernel.run("%config ForwardMagics.ttl = 3600").ok()
     panel(kernel, frontend)
-    frontend.type("target", "@echo")
+    frontend.type("Host", "@echo")
     frontend.press("Open")
     says(frontend, "opened; in a cell: echo")
     says(frontend, "closes at")
@@ -398,8 +398,8 @@ def test_written_line_comes_with_the_next_cell_that_is_run(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
     frontend.press("Open")
     says(frontend, "opened")
     reply = kernel.client.execute_interactive("pass", timeout=30, output_hook=lambda message: None)
@@ -409,11 +409,11 @@ def test_written_line_comes_with_the_next_cell_that_is_run(
 
 def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: Frontend) -> None:
     panel(kernel, frontend)
-    frontend.type("by way of", 1)
-    frontend.until(lambda: "resource" in str(frontend.models), "the form has no resource")
-    frontend.type("resource", "svc/postgres")
-    frontend.type("port", "5432")
-    frontend.type("options", "--kubeconfig /nowhere")
+    frontend.type("Through", 1)
+    frontend.until(lambda: "Resource" in str(frontend.models), "the form has no resource")
+    frontend.type("Resource", "svc/postgres")
+    frontend.type("Ports", "5432")
+    frontend.type("Options", "--kubeconfig /nowhere")
     frontend.press("Open")
     says(frontend, "%k8s_forward svc/postgres 5432 --kubeconfig /nowhere")
     says(frontend, "ECONFIG")
@@ -422,14 +422,14 @@ def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: 
 @pytest.mark.parametrize(
     ("field", "typed"),
     [
-        ("options", "--password hunter2"),
-        ("options", "--pasword hunter2"),
-        ("options", "--dsn postgresql://ana:hunter2@/sales"),
-        ("spec", "postgresql://ana:hunter2@pg.vpc/sales"),
-        ("spec", "ana:hunter2@pg.vpc:5432"),
-        ("target", "ssh://ana:hunter2@bastion"),
-        ("target", "ana:hunter2@bastion"),
-        ("options", "--password 'cmd:hunter2"),
+        ("Options", "--password hunter2"),
+        ("Options", "--pasword hunter2"),
+        ("Options", "--dsn postgresql://ana:hunter2@/sales"),
+        ("Ports", "postgresql://ana:hunter2@pg.vpc/sales"),
+        ("Ports", "ana:hunter2@pg.vpc:5432"),
+        ("Host", "ssh://ana:hunter2@bastion"),
+        ("Host", "ana:hunter2@bastion"),
+        ("Options", "--password 'cmd:hunter2"),
     ],
 )
 def test_secret_typed_into_the_form_does_not_stay_there(
@@ -458,12 +458,12 @@ def test_malformed_form_is_one_line_and_keeps_what_was_typed(
     kernel: Kernel, frontend: Frontend, options: str, said: str
 ) -> None:
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", "5432")
-    frontend.type("options", options)
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", "5432")
+    frontend.type("Options", options)
     frontend.press("Open")
     says(frontend, said)
-    assert frontend.find("options")["value"] == options
+    assert frontend.find("Options")["value"] == options
     assert "no tunnel is open" in frontend.text()
 
 
@@ -522,8 +522,8 @@ def test_table_below_the_panel_is_folded_and_follows_the_tunnels_but_no_counter(
     assert folded.html.startswith("<details>")
     assert "no tunnels" in folded.html
     running = kernel.start("import time\nwhile True: time.sleep(0.05)")
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
     frontend.press("Open")
     says(frontend, "opened; in a cell: echo")
     kernel.interrupt()

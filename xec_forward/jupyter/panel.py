@@ -3,7 +3,7 @@
 Made of ipywidgets' own widgets, which are imported only here and in its parts:
 
     panel_row     one tunnel: its card, its buttons, what a press came to
-    panel_form    target, spec and options, and the line that is written of them
+    panel_form    host, ports and options, and the line that is written of them
     panel_press   what a press does, on a thread of its own, and how it asks
     panel_table   the table below it, for a notebook that is opened without its kernel
 

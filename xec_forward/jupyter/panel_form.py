@@ -1,4 +1,4 @@
-"""The panel's form: target, spec and options, written as the line that opens the same in a cell, and opened.
+"""The panel's form: host, ports and options, written as the line that opens the same in a cell, and opened.
 
 A widget's value is saved with the notebook. So a field in which a secret may have been typed is emptied as soon as it
 is heard of, and the line refuses it as a cell would.
@@ -38,18 +38,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_KINDS = {"SSH": SSH, "Kubernetes": KUBERNETES}
+_KINDS = {"SSH host": SSH, "Kubernetes": KUBERNETES}
 # Of each field its name, an example, and the words with which its text alone would be a line.
 _FIELDS = {
-    "SSH": (
-        ("target", "bastion, or user@host:port", ""),
-        ("spec", "5432:pg.vpc:5432, or postgresql://ana@pg.vpc/sales", "host"),
-        ("options", "--as pg --dsn postgresql://ana@/sales --password env:PGPASSWORD", "host"),
+    "SSH host": (
+        ("Host", "bastion, or user@host:port", ""),
+        ("Ports", "5432:pg.vpc:5432 (local port:host:port), or postgresql://ana@pg.vpc/sales", "host"),
+        ("Options", "may be empty; --as pg --dsn postgresql://ana@/sales --password env:PGPASSWORD", "host"),
     ),
     "Kubernetes": (
-        ("resource", "svc/postgres, deploy/api, or a pod's name", ""),
-        ("port", "5432, or 15432:5432", "svc/x"),
-        ("options", "-n production --dsn postgresql://ana@/sales --password secret:postgres/password", "svc/x 80"),
+        ("Resource", "svc/postgres, deploy/api, or a pod's name", ""),
+        ("Ports", "5432, or 15432:5432 (local port:its port)", "svc/x"),
+        ("Options", "may be empty; -n production --password secret:postgres/password", "svc/x 80"),
     ),
 }
 # Where a line that is refused may hold a secret: at an option for one (misspelt, too), or between a user and an @.
@@ -80,8 +80,8 @@ class Form:
         self._session = session
         self._heard = heard
         self._opening = threading.Lock()
-        self._kind = widgets.Dropdown(options=list(_KINDS), description="by way of", layout=_wide("16em"))
-        self._fields = [Field(continuous_update=False, layout=_wide("52em")) for _ in _FIELDS["SSH"]]
+        self._kind = widgets.Dropdown(options=list(_KINDS), description="Through", layout=_wide("16em"))
+        self._fields = [Field(continuous_update=False, layout=_wide("52em")) for _ in _FIELDS["SSH host"]]
         self._button = widgets.Button(description="Open", tooltip="Open it, and write the line that does the same")
         self._written = widgets.HTML()
         self._said = widgets.HTML()
