@@ -24,7 +24,7 @@ from ..client.session import Session, current
 from ..client.targets import prepare_tunnel
 from ..client.tunnel import Tunnel
 from ..dsn import ConnectionString, suffix
-from ..errors import ConfigError, ForwardError, SpecError
+from ..errors import ConfigError, EngineError, ForwardError, SpecError
 from ..line import Line
 from ..model import TunnelState
 from ..options import Service
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .cell_scope import Cell
+
+# For a stuck engine the end of a cell waits so long, seconds.
+_PATIENCE = 1.0
 
 
 class KeptPassword:
@@ -167,7 +170,11 @@ class Openings:
         return cards, value
 
     def leave(self, cell: Cell) -> None:
-        """A cell has ended: close what was opened for it, and take back what was lent. Raises EngineError."""
+        """A cell has ended: close what was opened for it, and take back what was lent.
+
+        Raises:
+            EngineError: the engine does not answer, and is not waited for.
+        """
         for loan in reversed(cell.loans):
             self._namespace.take_back(loan)
             self._environment.put_back(loan)
@@ -175,7 +182,10 @@ class Openings:
             if any(loan is group for loan in cell.loans):
                 del self.groups[name]
         try:
-            current().close(cell.tunnels)
+            current().close(cell.tunnels, _PATIENCE)
+        except EngineError as error:
+            left = ", ".join(tunnel.name for tunnel in cell.tunnels if not tunnel.state.ended)
+            raise EngineError(f"{error.message}, and {left} could not be closed yet", hint=error.hint) from error
         finally:
             # A closed one has no names left; nor shall one that could not be told.
             for tunnel in reversed(cell.tunnels):
