@@ -29,6 +29,7 @@ ASKED = "answer in the field below this panel"
 REFUSED = "To be asked, show the panel anew, or run this in a cell: "
 WAITS = "While a cell runs, these buttons wait for its end"
 ENGINE = "__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid"
+OPENS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel open']"
 THREADS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel']"
 
 
@@ -293,7 +294,9 @@ def test_who_asks_last_is_the_one_to_answer(kernel: Kernel, bastion: Sshd, servi
         sidebar.close()
 
 
-def test_close_of_an_opening_takes_its_question_back(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+def test_closed_tunnel_and_closed_panel_take_their_questions_back(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
     wants_passphrase(bastion)
     with Frontend(kernel, same=True) as frontend:
         panel(kernel, frontend)
@@ -306,6 +309,12 @@ def test_close_of_an_opening_takes_its_question_back(kernel: Kernel, bastion: Ss
         frontend.press("Close echo")
         frontend.until(lambda: ASKED not in frontend.text(), "it is still asked")
         says(frontend, "no tunnel is open")
+        frontend.press("Open")
+        kernel.asked()
+        frontend.press("Close panel")
+        says(frontend, "This panel is closed")
+        wait_until(lambda: kernel.value(OPENS) == [], "it is still asked")
+        assert "'mine'" in str(kernel.run("input('?')", answers=["mine"]).ok().result)
 
 
 def test_other_page_is_not_asked_and_told_of_the_line_that_can(

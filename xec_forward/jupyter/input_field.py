@@ -42,13 +42,18 @@ class InputField:
         self._kernel: Any = shell.kernel  # type: ignore[attr-defined]
         self._one = threading.Lock()
         self._cells = 0
+        self._closed = False
         self._original = getattr(self._kernel, _ASK)
         self._ident, self._parent = self._asked_from()
         self._in_place = self._of_a_cell
         setattr(self._kernel, _ASK, self._in_place)
 
     def close(self) -> None:
-        """Ask nothing any more."""
+        """Ask nothing any more; a question that is asked goes unanswered."""
+        self._closed = True
+        # Until it has let go of the socket. (If it is a cell that has it, nothing of ours is there to wait for.)
+        if self._one.acquire(timeout=10 * TICK):
+            self._one.release()
         if getattr(self._kernel, _ASK) is self._in_place:
             setattr(self._kernel, _ASK, self._original)
 
@@ -95,11 +100,15 @@ class InputField:
     def _turn(self, wanted: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
         """Have the socket; what is given tells whether that is over. Raises NobodyAnswers."""
         end = time.monotonic() + PATIENCE
+
+        def over() -> bool:
+            return self._closed or time.monotonic() > end or not wanted()
+
         while not self._one.acquire(timeout=TICK):
-            if time.monotonic() > end or not wanted():
+            if over():
                 raise NobodyAnswers(NOBODY)
         try:
-            yield lambda: self._cells > 0 or time.monotonic() > end or not wanted()
+            yield lambda: self._cells > 0 or over()
         finally:
             self._one.release()
 
