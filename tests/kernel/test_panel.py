@@ -403,17 +403,27 @@ def test_form_takes_profiles_and_configured_defaults_as_a_cell_does(
     assert "%forward @echo" in frontend.text()
 
 
-def test_written_line_comes_with_the_next_cell_that_is_run(
+def test_written_lines_come_with_the_next_cell_that_is_run(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
     panel(kernel, frontend)
     frontend.type("Host", "bastion")
     frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
     frontend.press("Open")
-    says(frontend, "opened")
+    says(frontend, "opened; in a cell: echo")
+    frontend.type("Ports", f"hang=0:{bastion.far()}:{services.hang}")
+    frontend.type("Options", "--no-check")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: hang")
     reply = kernel.client.execute_interactive("pass", timeout=30, output_hook=lambda message: None)
     texts = [each["text"] for each in reply["content"]["payload"] if each["source"] == "set_next_input"]
-    assert texts == [f"%forward bastion echo=0:{bastion.far()}:{services.echo}"]
+    lines = (f"echo=0:{bastion.far()}:{services.echo}", f"hang=0:{bastion.far()}:{services.hang} --no-check")
+    assert texts == ["\n".join(f"%forward bastion {line}" for line in lines)]
+    # A cell has taken these: they come no second time.
+    frontend.type("Ports", f"again=0:{bastion.far()}:{services.echo}")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: again")
+    assert "echo=0" not in frontend.text()
 
 
 def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: Frontend) -> None:
@@ -424,8 +434,9 @@ def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: 
     frontend.type("Ports", "5432")
     frontend.type("Options", "--kubeconfig /nowhere")
     frontend.press("Open")
-    says(frontend, "%k8s_forward svc/postgres 5432 --kubeconfig /nowhere")
     says(frontend, "ECONFIG")
+    # What opened nothing is not worth keeping.
+    assert "%k8s_forward" not in frontend.text()
 
 
 @pytest.mark.parametrize(
@@ -452,6 +463,35 @@ def test_secret_typed_into_the_form_does_not_stay_there(
     frontend.press("Open")
     frontend.listen(1)
     assert "hunter2" not in "".join(frontend.heard) + kernel.log()
+
+
+def test_nothing_is_opened_without_what_was_refused_in_the_same_click(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    panel(kernel, frontend)
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Options", "--dsn redis://ana@/0 --password hunter2")
+    frontend.press("Open")
+    says(frontend, "ESPEC --password takes the place a secret comes from")
+    frontend.listen(0.5)
+    assert "no tunnel is open" in frontend.text()
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: echo")
+
+
+def test_form_says_which_field_is_to_be_filled_in(kernel: Kernel, frontend: Frontend) -> None:
+    panel(kernel, frontend)
+    frontend.press("Open")
+    says(frontend, "ESPEC nothing says what to open. Fill in Host and Ports")
+    frontend.type("Host", "bastion")
+    frontend.press("Open")
+    says(frontend, "a SPEC is missing: nothing says what to open. Fill in Ports")
+    frontend.type("Through", 1)
+    frontend.until(lambda: "Resource" in str(frontend.models), "the form has no resource")
+    frontend.type("Resource", "svc/postgres")
+    frontend.press("Open")
+    says(frontend, "svc/postgres: a PORT is missing. Fill in Ports")
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,9 @@ class Form:
         self._session = session
         self._heard = heard
         self._opening = threading.Lock()
+        # A refusal that has emptied a field, until it was certainly seen; the lines to keep that no cell has taken.
+        self._refusal = ""
+        self._kept = ""
         self._kind = widgets.Dropdown(options=list(_KINDS), description="Through", layout=_wide("16em"))
         self._fields = [Field(continuous_update=False, layout=_wide("52em")) for _ in _FIELDS["SSH host"]]
         self._button = widgets.Button(description="Open", tooltip="Open it, and write the line that does the same")
@@ -115,6 +118,8 @@ class Form:
 
     def _typed(self, change: Any) -> None:
         """A field was left. What is refused by itself and may be a secret does not stay in it."""
+        if change["new"]:
+            self._refusal = ""
         if not _MAY_BE_SECRET.search(change["new"]):
             return
         _, _, before = _FIELDS[self._kind.value][self._fields.index(change["owner"])]
@@ -122,7 +127,8 @@ class Form:
             self._line([before, change["new"]])
         except ForwardError as error:
             change["owner"].value = ""
-            self._say(str(error))
+            self._refusal = str(error)
+            self._say(self._refusal)
 
     def _line(self, texts: Iterable[str]) -> Line:
         """The line that the texts of fields make, with the defaults that a cell has. Raises SpecError, ConfigError."""
@@ -137,18 +143,25 @@ class Form:
     def _press(self) -> None:
         """On the thread that hears the front-end, which must not wait."""
         field = self._heard()
+        self._written.value = ""
+        if self._refusal:
+            # A click on the button is what made the person leave the field: nothing is opened without what it held.
+            self._say(self._refusal)
+            self._refusal = ""
+            return
         texts = [text for field in self._fields if (text := " ".join(field.value.splitlines()).strip())]
         try:
+            if not texts:
+                raise SpecError("nothing says what to open", hint=f"Fill in {self._fields[0].description} and Ports")
             if any(mark in text for text in texts for mark in "${"):
                 raise SpecError("$name and {expression} are a cell's", hint="Write them out, or run the line in a cell")
             line = self._line(texts)
         except ForwardError as error:
             self._forget_secrets()
-            self._say(str(error))
+            self._say_error(error)
             return
         written = " ".join([self._dialect.magic, *texts])
         if self._opening.acquire(blocking=False):
-            self._write(written)
             under_way("opening", self._say)
             watcher = _Asking(self._shell, line, self._session, field, self._say)
             arguments = (line, written, watcher)
@@ -166,11 +179,12 @@ class Form:
             cards = self._open(line, watcher)
         except ForwardError as error:
             offer(error, line)
-            self._say(f"{error}. {in_a_cell(written)}" if watcher.unanswered else str(error))
+            self._say_error(error, in_a_cell(written) if watcher.unanswered else "")
         except Exception as error:
             logger.exception("opening from the panel failed")
             self._say(f"it failed unexpectedly: {type(error).__name__}")
         else:
+            self._write(written)
             names = ", ".join(name for card in cards for name in card.names)
             self._say(f"opened; in a cell: {names}" if names else "opened")
         finally:
@@ -184,10 +198,19 @@ class Form:
     # ---- showing ----
 
     def _write(self, line: str) -> None:
-        """The line, for the person to keep."""
-        kept = "The line to keep in a cell; most front-ends put it below the next cell that you run:"
-        self._written.value = block(f"{escape(kept)}\n<code>{escape(line)}</code>")
-        self._shell.set_next_input(line)
+        """The line, for the person to keep; with those before it, where no cell was run since."""
+        payloads: Any = self._shell.payload_manager
+        waiting = [each.get("text") for each in payloads.read_payload()]
+        self._kept = f"{self._kept}\n{line}" if self._kept in waiting else line
+        what = "The line to keep in a cell; most front-ends put it below the next cell that you run:"
+        self._written.value = block(f"{escape(what)}\n<code>{escape(self._kept)}</code>")
+        self._shell.set_next_input(self._kept)
+
+    def _say_error(self, error: ForwardError, more: str = "") -> None:
+        if "is missing" in error.message and not self._fields[1].value.strip():
+            # The hint is for who writes a line.
+            error.hint = f"Fill in {self._fields[1].description}"
+        self._say(f"{error}. {more}" if more else str(error))
 
     def _say(self, text: str) -> None:
         self._said.value = block(escape(text)) if text else ""
