@@ -11,7 +11,6 @@ function tunnel(more: Partial<ITunnel> = {}): ITunnel {
   return {
     tunnel: 1,
     name: 'pg',
-    kind: 'local',
     state: 'ready',
     sign: '●',
     open: true,

@@ -6,7 +6,6 @@ import { ISignal, Signal } from '@lumino/signaling';
 export interface ITunnel {
   tunnel: number;
   name: string;
-  kind: string;
   state: string;
   sign: string;
   open: boolean;

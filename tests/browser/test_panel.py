@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import LOADS_WITHIN
+from tests.browser.conftest import LOADS_WITHIN, shoot
 from tests.browser.test_sidebar import forward, sales
 from tests.peers.kernel import wait_until
 from tests.peers.lab import Lab
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd
+from tests.peers.sshd import PASSPHRASE, Sshd
 
 # Long after everything that is waited for here.
 SLEEPS = "import time\nprint('begun')\ntime.sleep(120)"
@@ -68,3 +70,39 @@ def test_saved_panel_unfolds_to_its_table_without_the_kernel(
     expect(cells.nth(1).get_by_text("● ready")).to_be_hidden()
     summary.click()
     expect(cells.nth(1).get_by_text("● ready")).to_be_visible()
+
+
+def test_form_asks_below_the_panel_and_no_answer_is_saved(
+    lab: Lab, door: Sshd, services: Services, page: Page, tmp_path: Path
+) -> None:
+    records = tmp_path / "known_hosts"
+    with (door.folder / "ssh_config").open("a") as file:
+        file.write(door.config("fort", IdentityFile=door.encrypted_key(), UserKnownHostsFile=records))
+    name = lab.write_notebook("asks.ipynb", "%load_ext xec_forward\n%forward --panel")
+    cells = load(page, lab.url(f"lab/tree/{name}"))
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    page.evaluate("window.jupyterapp.commands.execute('@jupyter-widgets/jupyterlab-manager:saveWidgetState')")
+    cells.first.click()
+    page.keyboard.press("Shift+Enter")
+    output = cells.first.locator(".jp-OutputArea")
+    panel, question = output.locator(".jp-OutputArea-output").first, output.locator(".jp-Stdin")
+    panel.get_by_label("Host", exact=True).fill("fort")
+    panel.get_by_label("Ports", exact=True).fill(f"echo=0:{door.far()}:{services.echo}")
+    panel.get_by_role("button", name="Open", exact=True).click()
+    expect(panel).to_contain_text(f"key fingerprint is {door.fingerprint()}")
+    expect(question).to_contain_text("Accept it? [yes/no]")
+    shoot(page, "panel-asks")
+    page.keyboard.type("yes")
+    page.keyboard.press("Enter")
+    expect(question.last).to_contain_text("Passphrase for ")
+    expect(question.last.locator("input")).to_be_focused()
+    page.keyboard.type(PASSPHRASE)
+    page.keyboard.press("Enter")
+    expect(panel).to_contain_text("opened; in a cell: echo")
+    expect(panel).to_contain_text("● ready")
+    shoot(page, "panel-answered")
+    page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
+    saved = lab.folder / "notebooks" / name
+    wait_until(lambda: "vnd.jupyter.widget-state+json" in saved.read_text(), "the widgets were not saved")
+    assert "in a cell: echo" in saved.read_text()
+    assert PASSPHRASE not in saved.read_text()

@@ -175,7 +175,7 @@ def test_row_says_what_the_card_says(kernel: Kernel, bastion: Sshd, services: Se
     opened(kernel, bastion, services.echo, "echo", "--ttl 1h")
     row = frontend.tunnel("echo")
     port = kernel.value("echo.local_port")
-    assert (row["state"], row["sign"], row["open"], row["kind"]) == ("ready", "●", True, "local")
+    assert (row["state"], row["sign"], row["open"]) == ("ready", "●", True)
     assert row["way"] == [f"127.0.0.1:{port}", "bastion", f"{bastion.far()}:{services.echo}"]
     assert row["address"] == f"127.0.0.1:{port}"
     assert (row["how"], row["error"], row["hint"]) == ([], "", "")

@@ -391,3 +391,16 @@ def test_ports_of_a_cluster_live_for_their_cell(tmp_path: Path, cluster: Cluster
         assert port_free(kernel.value("port"))
         kernel.run("%%k8s_forward\ndeploy/api :7000").ok()
         assert kernel.value("api.state") == "ready"
+
+
+def test_stuck_engine_holds_no_end_of_a_cell_up_and_closes_when_it_can(kernel: Kernel, head: str) -> None:
+    code = "import os, signal\nengine = e.session.engine_pid\nport = e.local_port\nos.kill(engine, signal.SIGSTOP)"
+    done = kernel.run(f"{head}\n{code}").ok()
+    assert done.seconds < 4  # the opening, too
+    said = "xec_forward: EENGINE the engine does not answer, and e could not be closed yet. "
+    assert done.stderr == f"{said}Restart the kernel, or end the engine process\n"
+    assert kernel.value("'e' in globals()") is False
+    kernel.run("os.kill(engine, signal.SIGCONT)").ok()
+    port = kernel.value("port")
+    wait_until(lambda: port_free(port), "the port is still held")
+    wait_until(lambda: kernel.value(OPEN) == [], "it is still listed")

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.kernel.test_bridge import Frontend as Sidebar
 from tests.kernel.test_nobody_there import Machine, machine
-from tests.peers.ipykernels import only_ipykernel_6
+from tests.peers.ipykernels import both_ipykernels, only_ipykernel_6
 from tests.peers.kernel import Kernel, Running, wait_until
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
@@ -24,8 +25,11 @@ PANEL = "%forward --panel"
 # What a person takes for at once, seconds.
 AT_ONCE = 0.25
 
+ASKED = "answer in the field below this panel"
+REFUSED = "To be asked, show the panel anew, or run this in a cell: "
 WAITS = "While a cell runs, these buttons wait for its end"
 ENGINE = "__import__('xec_forward.client.session', fromlist=['current']).current().engine_pid"
+OPENS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel open']"
 THREADS = "[t.name for t in __import__('threading').enumerate() if t.name == 'xec_forward panel']"
 
 
@@ -207,38 +211,140 @@ def test_reconnect_and_doctor(kernel: Kernel, bastion: Sshd, services: Services,
     frontend.until(lambda: "host key" not in frontend.text(), "the findings stay")
 
 
-def test_login_that_asks_is_refused_with_the_line_that_can(
-    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
-) -> None:
+def wants_passphrase(bastion: Sshd) -> None:
     bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
+
+
+def waiting(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:
+    """A tunnel `echo` that waits for its passphrase, in a panel."""
+    wants_passphrase(bastion)
     kernel.run(f"%forward bastion 0:{bastion.far()}:{services.echo} --as echo", answers=[PASSPHRASE]).ok()
     panel(kernel, frontend)
     kernel.run(f"import os\nos.kill({ENGINE}, 9)").ok()
     says(frontend, "⏸ waiting")
+
+
+@both_ipykernels
+def test_form_asks_in_the_field_below_its_cell(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    wants_passphrase(bastion)
+    bastion.known_hosts.write_text("")
+    with Frontend(kernel, same=True) as frontend:
+        running = kernel.start(PANEL, allow_stdin=True)
+        running.wait().ok()
+        frontend.until(lambda: "Open a tunnel" in frontend.text(), "the panel is not shown")
+        frontend.type("Host", "bastion")
+        frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+        frontend.type("Options", "--dsn redis://ana@/0 --password prompt --no-check")
+        frontend.press("Open")
+        prompt, hidden, cell = kernel.asked()
+        assert (prompt.startswith("Password of echo at "), hidden, cell) == (True, True, running.message)
+        says(frontend, ASKED)
+        kernel.client.input("hunter2")
+        assert kernel.asked() == ("Accept it? [yes/no] ", False, running.message)
+        says(frontend, f"key fingerprint is {bastion.fingerprint()}.")
+        kernel.client.input("yes")
+        prompt, hidden, cell = kernel.asked()
+        assert ("assphrase" in prompt, hidden, cell) == (True, True, running.message)
+        kernel.client.input(PASSPHRASE)
+        says(frontend, "opened; in a cell: echo, echo_dsn")
+        assert ASKED not in frontend.text()
+        assert kernel.value("'hunter2' in echo_dsn.reveal()")
+        heard = "".join(frontend.heard) + kernel.log()
+        assert PASSPHRASE not in heard
+        assert "hunter2" not in heard
+        # A cell's own questions go their own way.
+        assert "'mine'" in str(kernel.run("input('?')", answers=["mine"]).ok().result)
+
+
+def test_reconnect_asks_in_the_field_while_a_cell_runs(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    with Frontend(kernel, same=True) as frontend:
+        if frontend.subshell is None:
+            pytest.skip("subshells (ipykernel 7)")
+        waiting(kernel, bastion, services, frontend)
+        running = begun(kernel, "import time\ntime.sleep(30)")
+        frontend.press("Reconnect")
+        assert "assphrase" in kernel.asked()[0]
+        kernel.client.input("wrong")
+        assert "assphrase" in kernel.asked()[0]
+        kernel.client.input(PASSPHRASE)
+        says(frontend, "● ready")
+        kernel.interrupt()
+        running.wait()
+
+
+def test_cell_that_asks_has_the_field_and_its_answer(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    with Frontend(kernel, same=True) as frontend:
+        waiting(kernel, bastion, services, frontend)
+        frontend.press("Reconnect")
+        kernel.asked()
+        assert "'mine'" in str(kernel.run("input('?')", answers=["mine"]).ok().result)
+        says(frontend, f"{REFUSED}%forward --reconnect echo")
+
+
+def test_who_asks_last_is_the_one_to_answer(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    with Frontend(kernel, same=True) as frontend:
+        waiting(kernel, bastion, services, frontend)
+        frontend.press("Reconnect")
+        kernel.asked()
+        sidebar = Sidebar(kernel)
+        asked = sidebar.ask("reconnect", tunnel=sidebar.tunnel("echo")["tunnel"])
+        assert asked["status"] == "question"
+        says(frontend, REFUSED)
+        assert sidebar.ask("answer", question=asked["question"], value=PASSPHRASE)["status"] == "ok"
+        sidebar.close()
+
+
+def test_closed_tunnel_and_closed_panel_take_their_questions_back(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    wants_passphrase(bastion)
+    with Frontend(kernel, same=True) as frontend:
+        panel(kernel, frontend)
+        frontend.type("Host", "bastion")
+        frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+        frontend.press("Open")
+        kernel.asked()
+        says(frontend, ASKED)
+        says(frontend, "echo  ")
+        frontend.press("Close echo")
+        frontend.until(lambda: ASKED not in frontend.text(), "it is still asked")
+        says(frontend, "no tunnel is open")
+        frontend.press("Open")
+        kernel.asked()
+        frontend.press("Close panel")
+        says(frontend, "This panel is closed")
+        wait_until(lambda: kernel.value(OPENS) == [], "it is still asked")
+        assert "'mine'" in str(kernel.run("input('?')", answers=["mine"]).ok().result)
+
+
+def test_other_page_is_not_asked_and_told_of_the_line_that_can(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    waiting(kernel, bastion, services, frontend)
     assert frontend.find("Reconnect")["button_style"] == "primary"
     frontend.press("Reconnect")
-    says(frontend, "A button cannot ask; a cell can: %forward --reconnect echo")
+    says(frontend, f"{REFUSED}%forward --reconnect echo")
     assert "EAUTH bastion: " in frontend.text()
     kernel.run("%forward --reconnect echo", answers=[PASSPHRASE]).ok()
     says(frontend, "● ready")
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"0:{bastion.far()}:{services.hang}")
-    frontend.type("options", "--passphrase prompt")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"0:{bastion.far()}:{services.hang}")
+    frontend.type("Options", "--passphrase prompt")
     frontend.press("Open")
     line = f"%forward bastion 0:{bastion.far()}:{services.hang} --passphrase prompt"
-    says(frontend, f"A button cannot ask; a cell can: {line}")
+    says(frontend, f"{REFUSED}{line}")
     assert PASSPHRASE not in "".join(frontend.heard) + kernel.log()
 
 
-def test_login_that_asks_unforeseen_is_refused_too(
+def test_form_of_another_page_is_refused_too(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
-    bastion.write_config(bastion.folder.parent / "ssh_config", IdentityFile=bastion.encrypted_key())
+    wants_passphrase(bastion)
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"{bastion.far()}:{services.echo}")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"{bastion.far()}:{services.echo}")
     frontend.press("Open")
-    says(frontend, "A button cannot ask; a cell can: %forward bastion ")
+    says(frontend, f"{REFUSED}%forward bastion ")
     assert "EAUTH bastion: " in frontend.text()
     says(frontend, "no tunnel is open")
     bastion.write_config(bastion.folder.parent / "ssh_config")
@@ -251,9 +357,9 @@ def test_login_that_asks_unforeseen_is_refused_too(
 
 def test_form_opens_and_writes_the_line(kernel: Kernel, bastion: Sshd, postgres: Postgres, frontend: Frontend) -> None:
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"pg=0:{bastion.far()}:{postgres.port}")
-    frontend.type("options", "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"pg=0:{bastion.far()}:{postgres.port}")
+    frontend.type("Options", "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD")
     frontend.press("Open")
     says(frontend, "opened; in a cell: pg, pg_dsn")
     line = (
@@ -273,9 +379,9 @@ def test_spaces_in_quotes_are_written_as_they_were_typed(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
     panel(kernel, frontend)
-    frontend.type("target", " bastion ")
-    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
-    frontend.type("options", "--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'")
+    frontend.type("Host", " bastion ")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Options", "--no-check --dsn http://ana@/ --password 'cmd:echo  a   b'")
     frontend.press("Open")
     says(frontend, "opened; in a cell: echo, echo_url")
     line = f"%forward bastion echo=0:{bastion.far()}:{services.echo} "
@@ -290,49 +396,60 @@ def test_form_takes_profiles_and_configured_defaults_as_a_cell_does(
     )
     kernel.run("%config ForwardMagics.ttl = 3600").ok()
     panel(kernel, frontend)
-    frontend.type("target", "@echo")
+    frontend.type("Host", "@echo")
     frontend.press("Open")
     says(frontend, "opened; in a cell: echo")
     says(frontend, "closes at")
     assert "%forward @echo" in frontend.text()
 
 
-def test_written_line_comes_with_the_next_cell_that_is_run(
+def test_written_lines_come_with_the_next_cell_that_is_run(
     kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
 ) -> None:
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
     frontend.press("Open")
-    says(frontend, "opened")
+    says(frontend, "opened; in a cell: echo")
+    frontend.type("Ports", f"hang=0:{bastion.far()}:{services.hang}")
+    frontend.type("Options", "--no-check")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: hang")
     reply = kernel.client.execute_interactive("pass", timeout=30, output_hook=lambda message: None)
     texts = [each["text"] for each in reply["content"]["payload"] if each["source"] == "set_next_input"]
-    assert texts == [f"%forward bastion echo=0:{bastion.far()}:{services.echo}"]
+    lines = (f"echo=0:{bastion.far()}:{services.echo}", f"hang=0:{bastion.far()}:{services.hang} --no-check")
+    assert texts == ["\n".join(f"%forward bastion {line}" for line in lines)]
+    # A cell has taken these: they come no second time.
+    frontend.type("Ports", f"again=0:{bastion.far()}:{services.echo}")
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: again")
+    assert "echo=0" not in frontend.text()
 
 
 def test_form_opens_a_kubernetes_line_or_says_why_not(kernel: Kernel, frontend: Frontend) -> None:
     panel(kernel, frontend)
-    frontend.type("by way of", 1)
-    frontend.until(lambda: "resource" in str(frontend.models), "the form has no resource")
-    frontend.type("resource", "svc/postgres")
-    frontend.type("port", "5432")
-    frontend.type("options", "--kubeconfig /nowhere")
+    frontend.type("Through", 1)
+    frontend.until(lambda: "Resource" in str(frontend.models), "the form has no resource")
+    frontend.type("Resource", "svc/postgres")
+    frontend.type("Ports", "5432")
+    frontend.type("Options", "--kubeconfig /nowhere")
     frontend.press("Open")
-    says(frontend, "%k8s_forward svc/postgres 5432 --kubeconfig /nowhere")
     says(frontend, "ECONFIG")
+    # What opened nothing is not worth keeping.
+    assert "%k8s_forward" not in frontend.text()
 
 
 @pytest.mark.parametrize(
     ("field", "typed"),
     [
-        ("options", "--password hunter2"),
-        ("options", "--pasword hunter2"),
-        ("options", "--dsn postgresql://ana:hunter2@/sales"),
-        ("spec", "postgresql://ana:hunter2@pg.vpc/sales"),
-        ("spec", "ana:hunter2@pg.vpc:5432"),
-        ("target", "ssh://ana:hunter2@bastion"),
-        ("target", "ana:hunter2@bastion"),
-        ("options", "--password 'cmd:hunter2"),
+        ("Options", "--password hunter2"),
+        ("Options", "--pasword hunter2"),
+        ("Options", "--dsn postgresql://ana:hunter2@/sales"),
+        ("Ports", "postgresql://ana:hunter2@pg.vpc/sales"),
+        ("Ports", "ana:hunter2@pg.vpc:5432"),
+        ("Host", "ssh://ana:hunter2@bastion"),
+        ("Host", "ana:hunter2@bastion"),
+        ("Options", "--password 'cmd:hunter2"),
     ],
 )
 def test_secret_typed_into_the_form_does_not_stay_there(
@@ -348,6 +465,35 @@ def test_secret_typed_into_the_form_does_not_stay_there(
     assert "hunter2" not in "".join(frontend.heard) + kernel.log()
 
 
+def test_nothing_is_opened_without_what_was_refused_in_the_same_click(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    panel(kernel, frontend)
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Options", "--dsn redis://ana@/0 --password hunter2")
+    frontend.press("Open")
+    says(frontend, "ESPEC --password takes the place a secret comes from")
+    frontend.listen(0.5)
+    assert "no tunnel is open" in frontend.text()
+    frontend.press("Open")
+    says(frontend, "opened; in a cell: echo")
+
+
+def test_form_says_which_field_is_to_be_filled_in(kernel: Kernel, frontend: Frontend) -> None:
+    panel(kernel, frontend)
+    frontend.press("Open")
+    says(frontend, "ESPEC nothing says what to open. Fill in Host and Ports")
+    frontend.type("Host", "bastion")
+    frontend.press("Open")
+    says(frontend, "a SPEC is missing: nothing says what to open. Fill in Ports")
+    frontend.type("Through", 1)
+    frontend.until(lambda: "Resource" in str(frontend.models), "the form has no resource")
+    frontend.type("Resource", "svc/postgres")
+    frontend.press("Open")
+    says(frontend, "svc/postgres: a PORT is missing. Fill in Ports")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -361,12 +507,12 @@ def test_malformed_form_is_one_line_and_keeps_what_was_typed(
     kernel: Kernel, frontend: Frontend, options: str, said: str
 ) -> None:
     panel(kernel, frontend)
-    frontend.type("target", "bastion")
-    frontend.type("spec", "5432")
-    frontend.type("options", options)
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", "5432")
+    frontend.type("Options", options)
     frontend.press("Open")
     says(frontend, said)
-    assert frontend.find("options")["value"] == options
+    assert frontend.find("Options")["value"] == options
     assert "no tunnel is open" in frontend.text()
 
 
@@ -425,8 +571,8 @@ def test_table_below_the_panel_is_folded_and_follows_the_tunnels_but_no_counter(
     assert folded.html.startswith("<details>")
     assert "no tunnels" in folded.html
     running = kernel.start("import time\nwhile True: time.sleep(0.05)")
-    frontend.type("target", "bastion")
-    frontend.type("spec", f"echo=0:{bastion.far()}:{services.echo}")
+    frontend.type("Host", "bastion")
+    frontend.type("Ports", f"echo=0:{bastion.far()}:{services.echo}")
     frontend.press("Open")
     says(frontend, "opened; in a cell: echo")
     kernel.interrupt()

@@ -215,8 +215,27 @@ class Kernel:
 
     def start(self, code: str, *, answers: Sequence[str] | None = None, allow_stdin: bool = False) -> Running:
         """Begin a cell; the caller waits for it."""
-        message = self.client.execute(code, allow_stdin=allow_stdin or answers is not None, store_history=True)
-        return Running(self, message, list(answers or ()))
+        content = {
+            "code": code,
+            "silent": False,
+            "store_history": True,
+            "user_expressions": {},
+            "allow_stdin": allow_stdin or answers is not None,
+            "stop_on_error": True,
+        }
+        # JupyterLab's notebooks say so much of themselves.
+        message = self.client.session.msg("execute_request", content, metadata={"deletedCells": []})
+        self.client.shell_channel.send(message)
+        return Running(self, message["header"]["msg_id"], list(answers or ()))
+
+    def asked(self, timeout: float = 10.0) -> tuple[str, bool, str]:
+        """The next question that no `run` takes: its prompt, whether for a password, and the cell it goes to."""
+        try:
+            message = self.client.get_stdin_msg(timeout=timeout)
+        except queue.Empty:
+            raise AssertionError(f"nothing was asked within {timeout} s") from None
+        content = message["content"]
+        return content["prompt"], content["password"], message["parent_header"]["msg_id"]
 
     def value(self, expression: str, timeout: float = 30.0) -> Any:
         """The value of an expression, by way of JSON (an outermost tuple stays one)."""
@@ -227,11 +246,15 @@ class Kernel:
 
 
 class Running:
-    """A cell that runs."""
+    """A cell that runs.
+
+    Attributes:
+        message: the id of its request.
+    """
 
     def __init__(self, kernel: Kernel, message: str, answers: list[str]) -> None:
         self._kernel = kernel
-        self._message = message
+        self.message = message
         self._answers = answers
         self._start = time.monotonic()
         self._idle = False
@@ -246,7 +269,7 @@ class Running:
                 reply = self._kernel.client.get_shell_msg(timeout=max(0.1, end - time.monotonic()))
             except queue.Empty:
                 raise AssertionError("the cell has no reply") from None
-            if reply["parent_header"].get("msg_id") == self._message:
+            if reply["parent_header"].get("msg_id") == self.message:
                 break
         self.result.seconds = time.monotonic() - self._start
         return self.result
@@ -286,7 +309,7 @@ class Running:
             # Also from another cell's thread: an update knows its display.
             self._shown(content["transient"]["display_id"], content["data"])
             return
-        if message["parent_header"].get("msg_id") != self._message:
+        if message["parent_header"].get("msg_id") != self.message:
             return
         match kind:
             case "stream" if content["name"] == "stdout":

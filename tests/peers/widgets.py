@@ -29,6 +29,7 @@ class Frontend:
 
     Args:
         subshell: whether it sends widgets' messages over a subshell of their own, where the kernel has such.
+        same: whether it is the page from which the cells are run.
 
     Attributes:
         models: the state of each widget that is there, by its id.
@@ -37,7 +38,7 @@ class Frontend:
         displayed: the HTML of each display beside the widgets, and of each update of one, in order.
     """
 
-    def __init__(self, kernel: Kernel, *, subshell: bool = True) -> None:
+    def __init__(self, kernel: Kernel, *, subshell: bool = True, same: bool = False) -> None:
         self.models: dict[str, dict[str, Any]] = {}
         self.heard: list[str] = []
         self.updates: list[float] = []
@@ -45,6 +46,7 @@ class Frontend:
         client = kernel.manager.client(session=kernel.client.session.clone())
         client.session.session = f"widgets-{os.urandom(4).hex()}"
         self._client: Any = client
+        self._page = kernel.client.session.session if same else client.session.session
         client.start_channels(stdin=False, hb=False)
         client.wait_for_ready(timeout=30)
         self.subshell = self._make_subshell() if subshell else None
@@ -153,6 +155,7 @@ class Frontend:
 
     def _send(self, model: str, data: dict[str, Any]) -> None:
         message = self._client.session.msg("comm_msg", {"comm_id": model, "data": data})
+        message["header"]["session"] = self._page
         if self.subshell:
             message["header"]["subshell_id"] = self.subshell
         self._client.shell_channel.send(message)

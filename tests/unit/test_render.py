@@ -133,6 +133,12 @@ def test_table_has_counters_uptime_errors_and_log() -> None:
     assert lines[4] == "cache: log /x/engine.log"
 
 
+def test_no_number_in_the_table_is_parted_from_its_unit() -> None:
+    cells = re.findall(r'<t[hd][^>]* style="([^"]*)">(.*?)</t[hd]>', Table((READY,), NOW).html())
+    breaking = [_text(text) for style, text in cells if "white-space:nowrap" not in style]
+    assert breaking == ["name", "way", "pg", "127.0.0.1:5432 → bastion → pg.vpc:5432"]
+
+
 def test_table_shows_turned_away_and_refused_where_there_were_any() -> None:
     troubled = _changed(name="cache", counters=Counters(refused=2, rejected=1))
     table = Table((READY, troubled), NOW)

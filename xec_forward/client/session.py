@@ -261,11 +261,21 @@ class Session(Connection):
         for number in numbers:
             self.tunnels.pop(number, None)
 
-    def close(self, tunnels: Iterable[Tunnel]) -> None:
-        """Close these tunnels side by side; idempotent."""
+    def close(self, tunnels: Iterable[Tunnel], within: float = MARGIN) -> None:
+        """Close these tunnels side by side; idempotent.
+
+        Args:
+            within: seconds in which the engine is to give a sign of life, where clients are to be waited for but a
+                stuck engine is not.
+
+        Raises:
+            EngineError: it does not, or is gone; it closes them when it can.
+        """
         wanted = [tunnel for tunnel in tunnels if tunnel.request.tunnel in self.tunnels]
         if wanted:
             numbers = tuple(tunnel.request.tunnel for tunnel in wanted)
+            if within < MARGIN:
+                self._require_life(within, Close(0, numbers))
             self._closed(wanted, self.call(lambda call: Close(call, numbers)))
 
     async def aclose(self, tunnels: Iterable[Tunnel]) -> None:
@@ -280,6 +290,15 @@ class Session(Connection):
         for tunnel in tunnels:
             tunnel.follow(last.get(tunnel.request.tunnel) or _now(tunnel, TunnelState.CLOSED))
             self.forget(tunnel)
+
+    def _require_life(self, within: float, otherwise: Message) -> None:
+        """Wait for a sign of life of the engine; one that gives none is sent what to do when it can."""
+        try:
+            self.call(Describe, margin=within)
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                self.send(otherwise)
+            raise
 
     def reconnect_message(self, tunnel: Tunnel) -> Callable[[int], Message]:
         """What asks for a new link; a tunnel the engine no longer has (its port was taken) is opened again."""

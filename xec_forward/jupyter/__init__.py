@@ -8,6 +8,7 @@ floor, never imports the engine. `%load_ext xec_forward` enters by `extension`; 
     namespace   names and environment variables in the kernel, taken back on close
     live        what a waiting cell shows
     prompts     questions to the person in front of the notebook
+    input_field questions below a cell that has ended: the panel's
     doctor      an examination in one display
     explain     what a tunnel had to do with a cell's error
     configuration  a default for each option, by traitlets

@@ -156,7 +156,7 @@ class Bridge:
         exchange = Exchange(action, request, self._state)
         self._under_way[exchange.number] = exchange
         try:
-            exchange.run(tunnels, list(self._under_way.values()))
+            exchange.run(tunnels)
         finally:
             del self._under_way[exchange.number]
             self._places.release()

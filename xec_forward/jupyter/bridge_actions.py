@@ -1,4 +1,4 @@
-"""What the sidebar's buttons do: close, reconnect, doctor; each on a thread of its own, with a person to ask."""
+"""What the buttons of sidebar and panel do: close, reconnect, doctor; each on its own thread, with a person to ask."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 import logging
 import queue
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..client.doctor import SilentStages
@@ -16,18 +16,18 @@ from ..client.watcher import NOBODY, NobodyAnswers, question_text
 from ..diagnosis import Diagnosis
 from ..errors import ForwardError
 from ..model import Ask, Far, Health, TunnelState
+from .input_field import PATIENCE
 
 if TYPE_CHECKING:
     from .bridge import Request
 
 logger = logging.getLogger(__name__)
 
-# How long a person may take for an answer, seconds.
-PATIENCE = 180.0
-
 _numbers = itertools.count(1)
 # Questions of a reconnection belong to no call: one at a time has somebody to answer them.
 _one_at_a_time = threading.Lock()
+# Those that reconnect, the one that waits for its turn included.
+_reconnecting: list[Exchange] = []
 
 
 class Exchange:
@@ -48,12 +48,11 @@ class Exchange:
         self._answers: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         self._asking = False
 
-    def run(self, tunnels: Sequence[Tunnel], others: Iterable[Exchange]) -> None:
+    def run(self, tunnels: Sequence[Tunnel]) -> None:
         """Do it, and reply. Never raises.
 
         Args:
             tunnels: one; to close, several.
-            others: all that are under way.
         """
         try:
             match self._action:
@@ -61,7 +60,7 @@ class Exchange:
                     tunnels[0].session.close(tunnels)
                     text = ""
                 case "reconnect":
-                    self._reconnect(tunnels[0], others)
+                    self._reconnect(tunnels[0])
                     text = ""
                 case _:
                     text = self._examine(tunnels[0])
@@ -98,27 +97,40 @@ class Exchange:
         self._request = request
         self._answers.put(value)
 
+    @property
+    def asking(self) -> bool:
+        """Whether an answer is waited for."""
+        return self._asking
+
     def give_up(self) -> None:
-        """Nobody will answer: a front-end that was reloaded has forgotten the question of a reconnection."""
-        if self._asking and self._action == "reconnect":
+        """Nobody will answer: a front-end that was reloaded has forgotten the question."""
+        if self._asking:
             self._asking = False
             self._answers.put(None)
 
     # ---- actions ----
 
-    def _reconnect(self, tunnel: Tunnel, others: Iterable[Exchange]) -> None:
-        for other in others:
+    def _reconnect(self, tunnel: Tunnel) -> None:
+        for other in list(_reconnecting):
+            # A person who presses here does not look there.
             other.give_up()
+        _reconnecting.append(self)
+        try:
+            with _one_at_a_time:
+                self._reconnect_now(tunnel)
+        finally:
+            _reconnecting.remove(self)
+
+    def _reconnect_now(self, tunnel: Tunnel) -> None:
         watcher = _Asking(self, tunnel.snapshot.route[-1] if tunnel.snapshot.route else tunnel.name)
-        with _one_at_a_time:
-            if tunnel.state is TunnelState.FAILED and tunnel.given_up:
-                # The engine no longer has it: this opens it, and is answered when it is ready.
-                limit = tunnel.request.options.timeout
-                done = tunnel.session.call(tunnel.request_again, watcher, limit)
-                tunnel.given_up = False
-                tunnel.follow(done.snapshots[0])
-            else:
-                reconnect_all(tunnel.session, [tunnel], watcher)
+        if tunnel.state is TunnelState.FAILED and tunnel.given_up:
+            # The engine no longer has it: this opens it, and is answered when it is ready.
+            limit = tunnel.request.options.timeout
+            done = tunnel.session.call(tunnel.request_again, watcher, limit)
+            tunnel.given_up = False
+            tunnel.follow(done.snapshots[0])
+        else:
+            reconnect_all(tunnel.session, [tunnel], watcher)
 
     def _examine(self, tunnel: Tunnel) -> str:
         """Each stage of the way; of a `--command`, which shows nothing of its way, what the engine can try."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..client.doctor import SilentStages, TerminalStages, examine_line
+from ..client.watcher import question_text
 from ..diagnosis import Diagnosis
 from ..line import Line
 from ..model import Ask, Finding
@@ -31,7 +32,7 @@ class _DisplayStages(SilentStages):
 
     def ask(self, question: Ask) -> str:
         """A SOURCE that is `prompt` is asked for here. Raises NobodyAnswers."""
-        return prompts.answer(self._shell, question, self.where)
+        return prompts.ask(self._shell, question_text(question, self.where), echo=question.echo)
 
 
 def examine(shell: InteractiveShell, session: Session, line: Line) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..client.live import Canvas, standard_canvas
 from ..client.live import LiveWatcher as TerminalWatcher
+from ..client.watcher import question_text
 from ..model import Ask
 from ..render import Progress, Text, View
 from . import prompts
@@ -60,5 +61,9 @@ class LiveWatcher(TerminalWatcher):
         self._shell = shell
 
     def put(self, question: Ask) -> str:
-        """Ask in the front-end's own input field. Raises NobodyAnswers."""
-        return prompts.answer(self._shell, question, self.where)
+        """Ask, with nothing drawn in the way. Raises NobodyAnswers."""
+        return self.pose(question_text(question, self.where), echo=question.echo)
+
+    def pose(self, prompt: str, *, echo: bool) -> str:
+        """Ask in the front-end's own input field. Raises NobodyAnswers, KeyboardInterrupt."""
+        return prompts.ask(self._shell, prompt, echo=echo)

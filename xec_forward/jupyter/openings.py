@@ -24,7 +24,7 @@ from ..client.session import Session, current
 from ..client.targets import prepare_tunnel
 from ..client.tunnel import Tunnel
 from ..dsn import ConnectionString, suffix
-from ..errors import ConfigError, ForwardError, SpecError
+from ..errors import ConfigError, EngineError, ForwardError, SpecError
 from ..line import Line
 from ..model import TunnelState
 from ..options import Service
@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from .cell_scope import Cell
+
+# For a stuck engine the end of a cell waits so long, seconds.
+_PATIENCE = 1.0
 
 
 class KeptPassword:
@@ -100,7 +103,6 @@ class Openings:
     """The tunnels that the lines of one shell opened."""
 
     def __init__(self, shell: InteractiveShell) -> None:
-        self._shell = shell
         self._namespace = Namespace(shell)
         self._environment = Environment()
         self._lock = RLock()
@@ -135,7 +137,7 @@ class Openings:
         for plan in plans:
             if plan.wanted.password is not None and plan.wanted.password.kind is SourceKind.PROMPT and not plan.reuse:
                 where = str(plan.wanted.forward.connect or plan.wanted.target.host)
-                plan.password = KeptPassword(prompts.service_password(self._shell, plan.name, where))
+                plan.password = KeptPassword(prompts.service_password(watcher, plan.name, where))
         for line in lines:
             for source in line.sources.values():
                 session.sources.add(source)
@@ -168,7 +170,11 @@ class Openings:
         return cards, value
 
     def leave(self, cell: Cell) -> None:
-        """A cell has ended: close what was opened for it, and take back what was lent. Raises EngineError."""
+        """A cell has ended: close what was opened for it, and take back what was lent.
+
+        Raises:
+            EngineError: the engine does not answer, and is not waited for.
+        """
         for loan in reversed(cell.loans):
             self._namespace.take_back(loan)
             self._environment.put_back(loan)
@@ -176,7 +182,10 @@ class Openings:
             if any(loan is group for loan in cell.loans):
                 del self.groups[name]
         try:
-            current().close(cell.tunnels)
+            current().close(cell.tunnels, _PATIENCE)
+        except EngineError as error:
+            left = ", ".join(tunnel.name for tunnel in cell.tunnels if not tunnel.state.ended)
+            raise EngineError(f"{error.message}, and {left} could not be closed yet", hint=error.hint) from error
         finally:
             # A closed one has no names left; nor shall one that could not be told.
             for tunnel in reversed(cell.tunnels):

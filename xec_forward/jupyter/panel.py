@@ -3,8 +3,8 @@
 Made of ipywidgets' own widgets, which are imported only here and in its parts:
 
     panel_row     one tunnel: its card, its buttons, what a press came to
-    panel_form    target, spec and options, and the line that is written of them
-    panel_press   what a press does, on a thread of its own
+    panel_form    host, ports and options, and the line that is written of them
+    panel_press   what a press does, on a thread of its own, and how it asks
     panel_table   the table below it, for a notebook that is opened without its kernel
 
 Everything in a widget is saved with the notebook: nothing but what a card shows is put into one, and what a person
@@ -29,6 +29,7 @@ from ..client.tunnel import Tunnel
 from ..render import Table, block
 from .extension import session_for
 from .facts import facts_of
+from .input_field import InputField
 from .openings import Openings
 from .panel_table import FoldedTable
 
@@ -97,6 +98,7 @@ class Panel:
         self._table = FoldedTable(session)
         self._none = widgets.HTML(block("no tunnel is open"))
         self._list = widgets.VBox([self._none])
+        self._field = InputField(shell)
         self._note = widgets.HTML()
         self._form = Form(shell, openings, session, self._heard)
         self._close = widgets.Button(
@@ -152,6 +154,7 @@ class Panel:
             if self._ended.is_set():
                 return
             self._ended.set()
+            self._field.close()
             self._table.update()
             left = _table(self._session).html()
             self.box.children = [widgets.HTML(left + block("This panel is closed; %forward --panel opens another"))]
@@ -160,12 +163,13 @@ class Panel:
             self._form.close()
             discard([self._none, self._list, self._note, self._close])
 
-    def _heard(self) -> None:
-        """A button was pressed: a front-end that knows of subshells says so in its message."""
+    def _heard(self) -> InputField | None:
+        """A button was pressed: where its person can be asked. The message tells the page, and if by a subshell."""
+        message = self._shell.kernel.get_parent("shell")  # type: ignore[attr-defined]
         if self._supports:
-            parent = self._shell.kernel.get_parent("shell")  # type: ignore[attr-defined]
-            beside = (parent.get("header") or {}).get("subshell_id")
+            beside = (message.get("header") or {}).get("subshell_id")
             self._note.value = "" if beside else block(escape(_WAITS.format(_FRONT_END)))
+        return self._field if self._field.reaches(message) else None
 
     def _follow(self) -> None:
         while not self._ended.wait(PAUSE):

@@ -1,7 +1,7 @@
-"""What a press in the panel does, on a thread of its own.
+"""What a press in the panel does, on a thread of its own, and how it asks.
 
-A press has nobody to ask: a front-end takes questions of a running cell alone, and a widget would keep the answer. What
-needs one is refused with the line that asks it in a cell.
+What needs an answer asks it in the input field below the panel's cell: a widget would keep what is typed, and a
+notebook with it. Where the front-end shows none, it is refused with the line that asks in a cell.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from ..client.tunnel import Tunnel
+from ..client.watcher import NOBODY, NobodyAnswers
 from .bridge_actions import Exchange
+from .input_field import InputField
 
 if TYPE_CHECKING:
     from .bridge import Request
 
 ACTIONS = ("reconnect", "close", "doctor")
+_ANSWER_BELOW = "The login asks something: answer in the field below this panel"
 
 
 class Press:
@@ -24,34 +27,55 @@ class Press:
 
     Args:
         action: one of ACTIONS.
-        done: called with what came of it, in text, on another thread.
+        field: where who pressed can be asked.
+        say: shows how things stand, in text; called on another thread.
+        done: called with what came of it, likewise.
     """
 
-    def __init__(self, action: str, tunnel: Tunnel, done: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        action: str,
+        tunnel: Tunnel,
+        field: InputField | None,
+        say: Callable[[str], None],
+        done: Callable[[str], None],
+    ) -> None:
         self._action = action
         self._tunnel = tunnel
+        self._field = field
+        self._say = say
         self._done = done
-        self._asked = False
+        self._unanswered = False
         self._exchange = Exchange(action, cast("Request", self), dict)
 
     def start(self) -> None:
         """Begin. Returns at once."""
+        under_way(self._action, self._say)
         threading.Thread(target=self._run, name=f"xec_forward panel {self._action}", daemon=True).start()
 
     def reply(self, **content: object) -> None:
-        """It has ended; or it needs an answer, and there is none."""
+        """It has ended; or it needs an answer."""
         if content.get("status") == "question":
-            self._asked = True
-            self._exchange.answer(cast("Request", self), None)
+            self._answer(str(content["text"]), echo=bool(content["echo"]))
         else:
             self._done(str(content.get("text", "")))
 
     def fail(self, text: str) -> None:
         """It cannot be done."""
-        self._done(f"{text}. {in_a_cell(self._line())}" if self._asked else text)
+        self._done(f"{text}. {in_a_cell(self._line())}" if self._unanswered else text)
 
     def _run(self) -> None:
-        self._exchange.run([self._tunnel], ())
+        self._exchange.run([self._tunnel])
+
+    def _answer(self, text: str, *, echo: bool) -> None:
+        value = None
+        try:
+            value = ask(self._field, text, echo=echo, say=self._say, wanted=lambda: self._exchange.asking)
+        except NobodyAnswers:
+            self._unanswered = True
+        under_way(self._action, self._say)
+        if self._exchange.asking:
+            self._exchange.answer(cast("Request", self), value)
 
     def _line(self) -> str:
         if self._action == "reconnect":
@@ -59,6 +83,31 @@ class Press:
         return f"%forward --doctor {self._tunnel.request.target.host}"
 
 
+def ask(
+    field: InputField | None, text: str, *, echo: bool, say: Callable[[str], None], wanted: Callable[[], bool]
+) -> str:
+    """Put a question to who pressed a button.
+
+    Args:
+        text: one line or several; the field has room for the last one.
+        say: shows the others, and where to look.
+        wanted: whether the answer still is.
+
+    Raises:
+        NobodyAnswers: they do not, or cannot.
+    """
+    if field is None:
+        raise NobodyAnswers(NOBODY)
+    *before, last = text.split("\n")
+    say("\n".join([*before, _ANSWER_BELOW]))
+    return field.ask(last, echo=echo, wanted=wanted)
+
+
+def under_way(action: str, say: Callable[[str], None]) -> None:
+    """What is said as long as there is nothing else to say."""
+    say(f"{action}...")
+
+
 def in_a_cell(line: str) -> str:
-    """What to do where a button cannot ask."""
-    return f"A button cannot ask; a cell can: {line}"
+    """What to do where there is no field, or nobody looked at it."""
+    return f"To be asked, show the panel anew, or run this in a cell: {line}"

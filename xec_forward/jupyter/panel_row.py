@@ -12,6 +12,7 @@ import ipywidgets as widgets  # type: ignore[import-untyped]
 from ..client.tunnel import Tunnel
 from ..model import TunnelState
 from ..render import Card, Facts, block
+from .input_field import InputField
 from .panel_press import ACTIONS, Press
 
 if TYPE_CHECKING:
@@ -27,13 +28,13 @@ class Row:
     """One tunnel.
 
     Args:
-        heard: called with each press, on the thread that hears it.
+        heard: called with each press, on the thread that hears it; gives where who pressed can be asked.
 
     Attributes:
         box: the widget of all of it.
     """
 
-    def __init__(self, tunnel: Tunnel, heard: Callable[[], None]) -> None:
+    def __init__(self, tunnel: Tunnel, heard: Callable[[], InputField | None]) -> None:
         self._tunnel = tunnel
         self._heard = heard
         self._busy: set[str] = set()
@@ -77,12 +78,11 @@ class Row:
 
     def _press(self, action: str) -> None:
         """On the thread that hears the front-end, which must not wait."""
-        self._heard()
+        field = self._heard()
         if action in self._busy:
             return
         self._busy.add(action)
-        self._say(f"{action}...")
-        Press(action, self._tunnel, lambda text: self._done(action, text)).start()
+        Press(action, self._tunnel, field, self._say, lambda text: self._done(action, text)).start()
 
     def _done(self, action: str, text: str) -> None:
         self._busy.discard(action)

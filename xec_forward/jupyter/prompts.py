@@ -10,36 +10,23 @@ from __future__ import annotations
 import getpass
 from typing import TYPE_CHECKING
 
-from ..client.watcher import NOBODY, NobodyAnswers, ask_terminal, question_text
+from ..client.watcher import NOBODY, NobodyAnswers, ask_terminal
 from ..errors import AuthenticationError
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
-    from ..model import Ask
+    from .live import LiveWatcher
 
 
-def answer(shell: InteractiveShell, question: Ask, where: str) -> str:
-    """Put a question of the engine's to a person.
-
-    Args:
-        question: see `question_text`.
-        where: the target, for that text.
-
-    Raises:
-        NobodyAnswers: there is nobody, or they ended the input. KeyboardInterrupt: they gave up.
-    """
-    return ask(shell, question_text(question, where), echo=question.echo)
-
-
-def service_password(shell: InteractiveShell, name: str, where: str) -> str:
+def service_password(watcher: LiveWatcher, name: str, where: str) -> str:
     """Ask for the service's password (`--password prompt`).
 
     Raises:
         AuthenticationError: nobody is there to answer. KeyboardInterrupt: they gave up.
     """
     try:
-        return ask(shell, f"Password of {name} at {where} (--password prompt): ", echo=False)
+        return watcher.pose(f"Password of {name} at {where} (--password prompt): ", echo=False)
     except NobodyAnswers as error:
         raise AuthenticationError(
             f"--password prompt: {error}", hop=where, hint="Give env:NAME, keyring:SERVICE/USER, cmd: or file:"
@@ -47,7 +34,11 @@ def service_password(shell: InteractiveShell, name: str, where: str) -> str:
 
 
 def ask(shell: InteractiveShell, prompt: str, *, echo: bool) -> str:
-    """Ask one question. Raises NobodyAnswers, KeyboardInterrupt."""
+    """Ask one question.
+
+    Raises:
+        NobodyAnswers: there is nobody, or they ended the input. KeyboardInterrupt: they gave up.
+    """
     from IPython.core.error import StdinNotImplementedError
 
     if getattr(shell, "kernel", None) is None:

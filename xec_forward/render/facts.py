@@ -156,7 +156,6 @@ class Facts:
         return {
             "tunnel": snapshot.tunnel,
             "name": snapshot.name,
-            "kind": str(snapshot.kind.value),
             "state": str(snapshot.state),
             "sign": self.sign,
             "open": self.open,

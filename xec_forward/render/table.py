@@ -13,6 +13,8 @@ from .sparkline import sparkline
 from .view import FONT, View, block, hops, movement, signed
 
 _CELL = "text-align:left;vertical-align:top;padding:1px 12px 1px 0;color:inherit;background:transparent;border:0"
+# What may break: the others are numbers with their units, and a table that is too wide scrolls.
+_BREAKS = ("name", "way")
 # A column that is empty in every row is left out.
 _OPTIONAL = ("closes in", "rate", "rejected", "refused")
 
@@ -68,15 +70,15 @@ class Table(View):
         rows = self._rows()
         if not rows:
             return block(escape(self.plain()))
-        head = "".join(f'<th scope="col" style="{_CELL}">{escape(text)}</th>' for text in rows[0])
+        styles = {name: _CELL if name in _BREAKS else f"{_CELL};white-space:nowrap" for name in rows[0]}
+        head = "".join(f'<th scope="col" style="{style}">{escape(name)}</th>' for name, style in styles.items())
         body = ""
         for told, row in zip(self.snapshots, rows, strict=True):
             facts = Facts.of(told)
             drawn = {"state": signed(facts), "way": hops(facts), "rate": movement(facts)}
-            cells = [drawn.get(name, escape(text)) for name, text in row.items()]
-            name, *others = cells
-            body += f'<tr><th scope="row" style="{_CELL}">{name}</th>'
-            body += "".join(f'<td style="{_CELL}">{cell}</td>' for cell in others) + "</tr>"
+            body += f'<tr><th scope="row" style="{_CELL}">{escape(row.pop("name"))}</th>'
+            cells = [(drawn.get(name, escape(text)), styles[name]) for name, text in row.items()]
+            body += "".join(f'<td style="{style}">{cell}</td>' for cell, style in cells) + "</tr>"
         style = f"{FONT};border-collapse:collapse;margin:0"
         table = f'<table style="{style}"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
         below = self._below()
