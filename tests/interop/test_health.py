@@ -81,6 +81,20 @@ def test_target_that_never_answers_is_told_within_the_timeout(bastion: Sshd) -> 
         until(lambda: tunnel.health_check(), 10)
 
 
+def test_check_that_takes_its_time_is_not_taken_for_an_engine_that_is_stuck(
+    bastion: Sshd, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine may take as long as the tunnel's timeout says; the client's patience begins behind that."""
+    with (
+        Unanswering() as far,
+        xf.ssh("bastion").forward(
+            remote_host="pg.vpc", remote_port=far.port, local_port=0, no_check=True, timeout=1
+        ) as tunnel,
+    ):
+        monkeypatch.setattr(current(), "call", partial(current().call, margin=0.5))
+        assert outcomes(tunnel.health_check())[-1] == ("target", "ETIMEDOUT")
+
+
 @contextmanager
 def stopped_engine() -> Iterator[None]:
     """The engine stands still, as a machine under the heaviest load has it."""
