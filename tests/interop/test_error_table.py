@@ -236,7 +236,7 @@ TABLE = [
         xf.DeadlineError,
         r"no answer within 0\.7 s, in the step target",
         "--timeout S allows more time",
-        "bastion",
+        r"pg\.vpc:\d+",
         *TIMEOUT,
     ),
     Row(

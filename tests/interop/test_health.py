@@ -109,10 +109,10 @@ def stopped_engine() -> Iterator[None]:
 def test_stopped_engine_hangs_nobody_and_all_is_well_when_it_goes_on(
     bastion: Sshd, services: Services, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    patience = full(int(MARGIN), 1)
-    with open_echo(services) as tunnel:
-        if patience != MARGIN:
-            monkeypatch.setattr(current(), "call", partial(current().call, margin=patience))
+    timeout, margin = 5, full(int(MARGIN), 1)
+    patience = timeout + margin  # what the engine may take, and what it may be silent after that
+    with open_echo(services, timeout=timeout) as tunnel:
+        monkeypatch.setattr(current(), "call", partial(current().call, margin=margin))
         with stopped_engine():
             start = time.monotonic()
             for _ in range(1000):

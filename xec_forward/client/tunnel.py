@@ -283,11 +283,14 @@ class Tunnel(traitlets.HasTraits):
 
     def health_check(self) -> Health:
         """Try each stage now: listener, link, target, the protocol's hello. True when all are well."""
-        return _health(self.session.call(lambda call: Check(call, self.request.tunnel)).health)
+        return _health(self.session.call(self._check, limit=self.request.options.timeout).health)
 
     async def ahealth_check(self) -> Health:
         """`health_check` for coroutines."""
-        return _health((await self.session.acall(lambda call: Check(call, self.request.tunnel))).health)
+        return _health((await self.session.acall(self._check, limit=self.request.options.timeout)).health)
+
+    def _check(self, call: int) -> Check:
+        return Check(call, self.request.tunnel)
 
     def reconnect(self) -> None:
         """Drop the link and dial again; the port stays. Returns at once; `wait_ready` waits.

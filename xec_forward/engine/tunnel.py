@@ -166,6 +166,7 @@ class Tunnel:
         while True:
             if self._lease is not None:
                 error = await self._lost(self._lease.link)
+                logger.info("%s: the link is lost: %s", self.name, error)
                 self._front.detach(error)
                 self._release()
                 self._record.reconnects += 1
@@ -239,7 +240,8 @@ class Tunnel:
         except TimeoutError as error:
             if isinstance(error, ForwardError):  # one of the steps had a deadline of its own
                 raise
-            hop = str(self._connect) if opening.waiting else self.request.target.host
+            far = opening.waiting or opening.failed in ("target", self._scheme())
+            hop = str(self._connect) if far else self.request.target.host
             raise opening.late(options.timeout, hop) from None
 
     async def _wait_to_retry(self, error: ForwardError) -> None:
