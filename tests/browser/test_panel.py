@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,11 @@ from tests.peers.sshd import PASSPHRASE, Sshd
 SLEEPS = "import time\nprint('begun')\ntime.sleep(120)"
 
 
+def tree(name: str) -> str:
+    """A notebook in JupyterLab, by itself: a workspace that was used opens what it had open, too."""
+    return f"lab/workspaces/{uuid.uuid4().hex}/tree/{name}"
+
+
 def load(page: Page, url: str) -> Locator:
     """Open a notebook; its cells."""
     page.goto(url, timeout=LOADS_WITHIN)
@@ -26,11 +32,11 @@ def load(page: Page, url: str) -> Locator:
     return page.locator(".jp-Notebook .jp-CodeCell")
 
 
-@pytest.mark.parametrize("place", ["lab/tree", "notebooks"], ids=["jupyterlab", "notebook 7"])
+@pytest.mark.parametrize("place", ["lab", "notebooks"], ids=["jupyterlab", "notebook 7"])
 def test_close_works_while_a_cell_sleeps_in(place: str, lab: Lab, door: Sshd, services: Services, page: Page) -> None:
     line = forward(door, services.echo, "echo")
     name = lab.write_notebook("panel.ipynb", f"%load_ext xec_forward\n{line}", "%forward --panel", SLEEPS)
-    cells = load(page, lab.url(f"{place}/{name}"))
+    cells = load(page, lab.url(tree(name) if place == "lab" else f"{place}/{name}"))
     page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
     cells.first.click()
     page.keyboard.press("Shift+Enter")
@@ -50,7 +56,7 @@ def test_saved_panel_unfolds_to_its_table_without_the_kernel(
     lab: Lab, door: Sshd, postgres: Postgres, page: Page
 ) -> None:
     name = lab.write_notebook("saved.ipynb", f"%load_ext xec_forward\n{sales(door, postgres)}", "%forward --panel")
-    cells = load(page, lab.url(f"lab/tree/{name}"))
+    cells = load(page, lab.url(tree(name)))
     page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
     cells.first.click()
     for cell in (cells.nth(0), cells.nth(1)):
@@ -65,7 +71,7 @@ def test_saved_panel_unfolds_to_its_table_without_the_kernel(
 
     lab.shut_down_kernels()
     page.goto("about:blank")
-    cells = load(page, lab.url(f"lab/tree/{name}?reset"))
+    cells = load(page, lab.url(tree(name)))
     summary = cells.nth(1).locator("summary")
     expect(cells.nth(1).get_by_text("● ready")).to_be_hidden()
     summary.click()
@@ -79,7 +85,7 @@ def test_form_asks_below_the_panel_and_no_answer_is_saved(
     with (door.folder / "ssh_config").open("a") as file:
         file.write(door.config("fort", IdentityFile=door.encrypted_key(), UserKnownHostsFile=records))
     name = lab.write_notebook("asks.ipynb", "%load_ext xec_forward\n%forward --panel")
-    cells = load(page, lab.url(f"lab/tree/{name}"))
+    cells = load(page, lab.url(tree(name)))
     page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
     page.evaluate("window.jupyterapp.commands.execute('@jupyter-widgets/jupyterlab-manager:saveWidgetState')")
     cells.first.click()
