@@ -369,7 +369,8 @@ class Session(Connection):
 
     def _give_up(self, tunnel: Tunnel, error: ForwardError) -> None:
         tunnel.given_up = True
-        tunnel.follow(_now(tunnel, TunnelState.FAILED, error), "error")
+        # What was heard of it last may tell of a port that it holds no more.
+        tunnel.follow(msgspec.structs.replace(_now(tunnel, TunnelState.FAILED, error), notes=()), "error")
 
 
 def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) -> Snapshot:
