@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 import time
 
 import pytest
@@ -15,6 +16,7 @@ from tests.interop.test_socks_proxy import connect5
 from tests.peers.kernel import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
+from xec_forward.model import Snapshot
 
 
 def handshakes(bastion: Sshd) -> int:
@@ -35,6 +37,32 @@ def test_twenty_forwards_open_side_by_side_over_one_handshake(bastion: Sshd, ser
         ports = [tunnel.local_port for tunnel in group.values()]
     assert not xf.tunnels
     assert all(port_free(port) for port in ports)
+
+
+def test_one_that_failed_tells_of_no_port_whatever_was_heard_of_it_last(
+    bastion: Sshd, services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A handler that takes its time has what the engine reports after its bind wait: the answer overtakes it."""
+    go = threading.Event()
+    follow = xf.Tunnel.follow
+
+    def slowly(tunnel: xf.Tunnel, snapshot: Snapshot, event: str = "") -> None:
+        follow(tunnel, snapshot, event)
+        if snapshot.notes and threading.current_thread() is not threading.main_thread():
+            go.wait(10)
+
+    monkeypatch.setattr(xf.Tunnel, "follow", slowly)
+    entries = [
+        entry(bastion, "echo", services.echo),
+        # Its port is held on this side, too: another was bound, and remarked on.
+        {"name": "web", "remote_host": bastion.far(), "remote_port": services.refused},
+    ]
+    try:
+        with xf.ssh("bastion").forward_multiple(entries) as group:
+            assert group["web"].state is xf.TunnelState.FAILED
+            assert group["web"].snapshot.notes == ()
+    finally:
+        go.set()
 
 
 def test_kinds_may_be_mixed(bastion: Sshd, services: Services) -> None:
