@@ -187,7 +187,7 @@ with xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port={far}, local_po
 """
 
 
-@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="the number of socket(2)")
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="seccomp on x86_64 or aarch64")
 def test_system_that_does_not_tell_whose_a_connection_is_serves_everybody_and_says_so(
     bastion: Sshd, services: Services
 ) -> None:

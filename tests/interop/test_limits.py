@@ -191,7 +191,7 @@ def most_open_files(count: int) -> Iterator[None]:
         resource.prlimit(current().engine_pid, resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="Linux: another process's limits")
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="prlimit (Linux)")
 def test_client_past_the_open_files_that_the_system_allows_is_counted_and_told(
     bastion: Sshd, services: Services
 ) -> None:

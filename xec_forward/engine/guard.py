@@ -68,7 +68,7 @@ class Guard:
         ):
             return ProhibitedError(f"Rejected connection from {address}", hint="--allowed-ips says who may connect")
         # Where owners cannot be told at all everybody is let in, which was remarked on.
-        if self.owner is not None and address.is_loopback and tells_owners():
+        if self.owner is not None and address.is_loopback and _guarded():
             found = query(peer, own)
             # One that has left already is not harmless: what it sent is here, waiting to be read.
             if found is None or not (found.uid == self.owner or (found.uid == 0 and found.inode)):
@@ -86,6 +86,14 @@ class Guard:
 
 
 OPEN_TO_ALL = Guard()
+
+
+def _guarded() -> bool:
+    """Whether owners are told here, or it cannot be found out now."""
+    try:
+        return tells_owners()
+    except OSError:
+        return True
 
 
 def _network(text: str) -> Network:

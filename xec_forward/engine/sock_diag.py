@@ -6,6 +6,7 @@ unprivileged, a few microseconds. Elsewhere than on Linux `query` answers None: 
 
 from __future__ import annotations
 
+import errno
 import functools
 import ipaddress
 import os
@@ -20,7 +21,6 @@ _NETLINK_SOCK_DIAG = 4
 _SOCK_DIAG_BY_FAMILY = 20
 _NLM_F_REQUEST = 1
 _NLMSG_ERROR = 2
-_ENOENT = 2
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, pid
 _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = b"\xff" * 8
@@ -81,15 +81,19 @@ _netlink = _Netlink()
 def tells_owners() -> bool:
     """Whether this system tells whose a connection on loopback is. Asked once, of a listener of our own.
 
-    (A Linux without the module answers as it does for a socket that is not there.) Raises OSError where there is no
-    descriptor to find out with.
+    (A Linux without the module answers as it does for a socket that is not there.) Raises OSError where no file may be
+    opened any more to find out with.
     """
     if not sys.platform.startswith("linux"):
         return False
-    with socket.create_server(("127.0.0.1", 0), backlog=1) as ours:
-        own = ours.getsockname()
-        owner = query(own, own)
-        return owner is not None and owner.uid == os.geteuid() and owner.inode == os.fstat(ours.fileno()).st_ino
+    try:
+        with socket.create_server(("127.0.0.1", 0), backlog=1) as ours:
+            own = ours.getsockname()
+            return _look(own, own) == Owner(os.geteuid(), os.fstat(ours.fileno()).st_ino)
+    except OSError as error:
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        return False
 
 
 def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
@@ -101,11 +105,17 @@ def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
         The owner, `GONE` where no such socket is left, None where it cannot be told (not Linux, no netlink, a socket
         of another host or network namespace).
     """
-    if not sys.platform.startswith("linux"):
-        return None
     local, remote = _unmapped(local), _unmapped(remote)
     if not is_loopback(local[0].partition("%")[0]) and local[0] != remote[0]:
         return None
+    try:
+        return _look(local, remote) if tells_owners() else None
+    except OSError:
+        return None
+
+
+def _look(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
+    """What netlink says of the socket. Raises OSError."""
     family = socket.AF_INET6 if ":" in local[0] else socket.AF_INET
     request = (
         struct.pack("=BBBxI", family, socket.IPPROTO_TCP, 0, _ALL_STATES)
@@ -115,13 +125,10 @@ def query(local: tuple[str, int], remote: tuple[str, int]) -> Owner | None:
         + struct.pack("=I", 0)
         + _NO_COOKIE
     )
-    try:
-        kind, answer = _netlink.ask(request)
-    except OSError:
-        return None
+    kind, answer = _netlink.ask(request)
     if kind == _NLMSG_ERROR:
         (number,) = struct.unpack_from("=i", answer)
-        return GONE if number == -_ENOENT else None
+        return GONE if number == -errno.ENOENT else None
     # struct inet_diag_msg: 4 bytes, the 48 bytes of inet_diag_sockid, expires, rqueue, wqueue, uid, inode
     uid, inode = struct.unpack_from("=II", answer, 4 + 48 + 12)
     return Owner(uid, inode)
