@@ -136,7 +136,11 @@ def bastion_down(scene: Scene) -> None:
 
 
 def later_refusal(scene: Scene) -> xf.ForwardError | None:
-    tunnel = scene.keep(scene.open(far_port=scene.services.refused, no_check=True))
+    return _told_of_a_client(scene.keep(scene.open(far_port=scene.services.refused, no_check=True)))
+
+
+def _told_of_a_client(tunnel: xf.Tunnel) -> xf.ForwardError | None:
+    """A client comes and is reset; what the tunnel, which stays ready, tells of it."""
     told: list[xf.ForwardError | None] = []
     tunnel.on("error", lambda event: told.append(event.error))
     with pytest.raises(ConnectionResetError):
@@ -213,14 +217,7 @@ def unanswering_target(scene: Scene) -> None:
 
 def unanswering_target_later(scene: Scene) -> xf.ForwardError | None:
     target = scene.stack.enter_context(Unanswering())
-    tunnel = scene.keep(scene.open(far_port=target.port, no_check=True, hold=0.7))
-    told: list[xf.ForwardError | None] = []
-    tunnel.on("error", lambda event: told.append(event.error))
-    with pytest.raises(ConnectionResetError):
-        ask(tunnel.local_port)
-    until(lambda: told)
-    assert tunnel.state is xf.TunnelState.READY
-    return told[0]
+    return _told_of_a_client(scene.keep(scene.open(far_port=target.port, no_check=True, hold=0.7)))
 
 
 def target_behind_a_firewall(scene: Scene) -> None:

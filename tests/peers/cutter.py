@@ -11,33 +11,26 @@ import asyncio
 import contextlib
 import socket
 import struct
-import threading
-from types import TracebackType
+
+from .aside import Aside
 
 _PIECE = 64 * 1024
 _RESET = struct.pack("ii", 1, 0)
 _NEVER = 1 << 62
 
 
-class Cutter:
-    """Relays 127.0.0.1:`port` to 127.0.0.1:`to`.
+class Cutter(Aside):
+    """The relay.
 
     Attributes:
-        port: where it listens.
         cuts: how many times it has cut.
     """
 
     def __init__(self, to: int) -> None:
+        super().__init__(to)
         self.cuts = 0
-        self._to = to
         self._left = _NEVER
         self._reset = False
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        self._loop = asyncio.new_event_loop()
-        self._over = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
     def cut_after(self, count: int, *, reset: bool) -> None:
         """Cut every connection, once `count` more bytes have come from the server."""
@@ -45,34 +38,21 @@ class Cutter:
         def arm() -> None:
             self._left, self._reset = count, reset
 
-        self._loop.call_soon_threadsafe(arm)
+        self.loop.call_soon_threadsafe(arm)
 
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve())
-        self._loop.close()
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._relay, sock=self._listener)
-        await self._over.wait()
-        server.close()
-        self._cut()
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        if others:
-            await asyncio.wait(others, timeout=5)
-
-    async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """See Aside."""
         try:
-            server, to_server = await asyncio.open_connection("127.0.0.1", self._to)
+            server, to_server = await asyncio.open_connection("127.0.0.1", self.to)
         except OSError:
             writer.close()
             return
         both = {writer, to_server}
-        self._writers |= both
+        self.writers |= both
         try:
             await asyncio.gather(self._pump(reader, to_server, False), self._pump(server, writer, True))
         finally:
-            self._writers -= both
+            self.writers -= both
             for each in both:
                 each.close()
 
@@ -85,27 +65,18 @@ class Cutter:
                 if self._left <= 0:
                     self._left = _NEVER
                     self.cuts += 1
-                    self._cut()
+                    self.end()
                     return
                 await writer.drain()
             if not writer.is_closing():
                 writer.write_eof()
 
-    def _cut(self) -> None:
-        for writer in self._writers:
+    def end(self) -> None:
+        """See Aside; with a reset, where one was asked for last."""
+        for writer in self.writers:
             if self._reset:
                 sock: socket.socket = writer.get_extra_info("socket")
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 writer.transport.abort()
             else:
                 writer.close()  # what was written goes first
-
-    def __enter__(self) -> Cutter:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._loop.call_soon_threadsafe(self._over.set)
-        self._thread.join(10)

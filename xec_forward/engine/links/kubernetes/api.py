@@ -23,6 +23,7 @@ from yarl import URL
 
 from ....errors import AuthenticationError, ConfigError, ForwardError, LimitError, NameNotFoundError
 from ....options import ClusterTarget
+from ....spec import Endpoint
 from . import raw
 from .credentials import Credentials, Login
 from .failures import Answer, NotHttp, ProxyError, explain, judge
@@ -65,7 +66,8 @@ class Api:
         self._proxy = _proxy(login, self._base, direct=via is not None, hop=self.name)
         self._door: Door | None = None
         if self._proxy is not None and self._proxy.scheme in DOORS:
-            self._door = Door(self._proxy, login.tls, via, context)
+            to = Endpoint(str(self._base.host), self._base.port)
+            self._door = Door(to, self._proxy, login.tls, via, context)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -16,7 +16,7 @@ import ipaddress
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import cast
+from functools import partial
 from urllib.parse import unquote
 
 from yarl import URL
@@ -38,6 +38,7 @@ from ...socks import Progress
 from ..base import Channel, ChannelProtocol, HalfClose, Link
 from ..tcp import TcpStream
 from .config import Context
+from .dialled import Dialled
 from .failures import Answer, NotHttp, by_proxy, explain
 from .raw import Head, proxy_authorization
 
@@ -68,6 +69,7 @@ class Door:
     """An HTTP proxy on our loopback that leads on through the real one; opened by the first `address`.
 
     Args:
+        to: the API server.
         proxy: the real one's URL. Holds its password.
         tls: what the API server's certificate is checked with; None where it speaks plain HTTP.
         via: the way to the proxy, where it is not reached directly.
@@ -77,7 +79,7 @@ class Door:
         failure: why the proxy did not lead on the last time that it did not; None once somebody has looked.
     """
 
-    def __init__(self, proxy: URL, tls: ssl.SSLContext | None, via: Via | None, context: Context) -> None:
+    def __init__(self, to: Endpoint, proxy: URL, tls: ssl.SSLContext | None, via: Via | None, context: Context) -> None:
         self.failure: ForwardError | None = None
         self._link = _ProxyLink(proxy, _to_proxy(tls) if proxy.scheme == "https" else None, via, context)
         self._relay = Relay(
@@ -86,7 +88,7 @@ class Door:
             parked=lambda: None,
             failed=self._failed,
             guard=Guard.of((), "uid"),
-            handshake=_Connect,
+            handshake=partial(_Connect, to),
         )
         self._relay.attach(self._link)
         self._server: asyncio.Server | None = None
@@ -114,9 +116,14 @@ class Door:
 
 
 class _Connect:
-    """The door's side of a CONNECT; see splice.Handshake."""
+    """The door's side of a CONNECT; see handshake.Handshake.
 
-    def __init__(self) -> None:
+    Args:
+        to: where it leads, and nowhere else: its way has the user's login at the proxy.
+    """
+
+    def __init__(self, to: Endpoint) -> None:
+        self._to = to
         self._unread = b""
 
     def receive(self, data: bytes) -> Progress:
@@ -125,9 +132,10 @@ class _Connect:
         if not end and len(self._unread) <= _LARGEST:
             return Progress()
         asked = _REQUEST.match(self._unread)
-        if not end or asked is None:
+        connect = Endpoint(asked[1].decode("latin-1").strip("[]"), int(asked[2])) if asked is not None else None
+        if not end or connect != self._to:
             return Progress(refused="it asks for something else than a way to the API server")
-        return Progress(connect=Endpoint(asked[1].decode("latin-1").strip("[]"), int(asked[2])), rest=rest)
+        return Progress(connect=connect, rest=rest)
 
     def accepted(self) -> bytes:
         return b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -237,17 +245,14 @@ class _ProxyLink(Link):
                 stream.abort()
 
 
-class _Talk(asyncio.Protocol):
+class _Talk(Dialled):
     """A client's side of SOCKS5's handshake. `hop`: the proxy's name in messages."""
 
-    transport: asyncio.Transport
-
     def __init__(self, hop: str) -> None:
+        super().__init__()
         self._hop = hop
         self._received = bytearray()
         self._more = asyncio.Event()
-        self._lost: Exception | None = None
-        self._connected = False
 
     async def connect(self, to: Endpoint, user: str, password: str) -> None:
         """Ask to be led to `to`. Raises ForwardError: the proxy says no, or is none; OSError: it is gone."""
@@ -278,31 +283,22 @@ class _Talk(asyncio.Protocol):
 
     async def _exactly(self, size: int) -> bytes:
         while len(self._received) < size:
-            if self._lost is not None:
-                raise self._lost
+            if self.ended is not None:
+                raise self.ended
             self._more.clear()
             await self._more.wait()
         data = bytes(self._received[:size])
         del self._received[:size]
         return data
 
-    def abort(self) -> None:
-        """End the connection, if there is one."""
-        if self._connected:
-            self.transport.abort()
-
     # called by the transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._connected = True
 
     def data_received(self, data: bytes) -> None:
         self._received += data
         self._more.set()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = exc or ConnectionResetError("the connection ended before an answer came")
+        super().connection_lost(exc)
         self._more.set()
 
 

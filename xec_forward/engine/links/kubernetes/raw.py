@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from yarl import URL
 
+from .dialled import Dialled
 from .failures import Answer, NotHttp, ProxyError
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -101,18 +102,14 @@ def proxy_authorization(proxy: URL) -> list[tuple[str, str]]:
     return [("Proxy-Authorization", f"Basic {base64.b64encode(secret.encode()).decode()}")]
 
 
-class Head(asyncio.Protocol):
+class Head(Dialled):
     """Sends a request and reads its answer: the head, and the body where it is a refusal.
 
-    Attributes:
-        transport: the connection; set anew once TLS is on it.
+    `transport` is set anew once TLS is on it.
     """
 
-    transport: asyncio.Transport
-
     def __init__(self) -> None:
-        self._connected = False
-        self._lost: Exception | None = None
+        super().__init__()
         self._received = bytearray()
         self._make: Make[asyncio.Protocol] | None = None
         self._answer: asyncio.Future[asyncio.Protocol | None] | None = None
@@ -132,21 +129,12 @@ class Head(asyncio.Protocol):
         self._status = 0
         self._received.clear()
         self._answer = asyncio.get_running_loop().create_future()
-        if self._lost is not None:
-            raise self._lost
+        if self.ended is not None:
+            raise self.ended
         self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
         return await self._answer
 
-    def abort(self) -> None:
-        """End the connection, if there is one."""
-        if self._connected:
-            self.transport.abort()
-
     # called by the transport
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-        self._connected = True
 
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
@@ -158,11 +146,12 @@ class Head(asyncio.Protocol):
             self._refused()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lost = exc or ConnectionResetError("the connection ended before an answer came")
+        super().connection_lost(exc)
+        assert self.ended is not None
         if self._status:
             self._refused()  # its body goes on to the end of the connection
         else:
-            self._fail(self._lost)
+            self._fail(self.ended)
 
     def _read_head(self) -> None:
         end = self._received.find(b"\r\n\r\n")
