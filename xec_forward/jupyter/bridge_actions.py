@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..client.doctor import SilentStages
 from ..client.reconnecting import reconnect_all
@@ -18,9 +18,6 @@ from ..errors import ForwardError
 from ..model import Ask, Far, Health, TunnelState
 from .input_field import PATIENCE
 
-if TYPE_CHECKING:
-    from .bridge import Request
-
 logger = logging.getLogger(__name__)
 
 _numbers = itertools.count(1)
@@ -28,6 +25,16 @@ _numbers = itertools.count(1)
 _one_at_a_time = threading.Lock()
 # Those that reconnect, the one that waits for its turn included.
 _reconnecting: list[Exchange] = []
+
+
+class Pressed(Protocol):
+    """The press of a button, as who does what it says sees it: the sidebar's request, the panel's `Press`."""
+
+    def reply(self, **content: Any) -> None:
+        """What came of it (`text`); or a question (`status` "question", with `text` and `echo`)."""
+
+    def fail(self, text: str) -> None:
+        """It cannot be done, in one line."""
 
 
 class Exchange:
@@ -40,7 +47,7 @@ class Exchange:
         state: gives the tunnels as they are; with the reply they need not be asked for again.
     """
 
-    def __init__(self, action: str, request: Request, state: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, action: str, request: Pressed, state: Callable[[], Mapping[str, Any]]) -> None:
         self.number = next(_numbers)
         self._action = action
         self._request = request
@@ -88,7 +95,7 @@ class Exchange:
             raise NobodyAnswers(NOBODY)
         return value
 
-    def answer(self, request: Request, value: str | None) -> None:
+    def answer(self, request: Pressed, value: str | None) -> None:
         """The answer; what comes next is told to this request. On the control thread."""
         if not self._asking:
             request.fail("nobody waits for this answer any more")

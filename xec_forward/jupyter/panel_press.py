@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Any
 
 from ..client.tunnel import Tunnel
 from ..client.watcher import NOBODY, NobodyAnswers
 from .bridge_actions import Exchange
 from .input_field import InputField
 
-if TYPE_CHECKING:
-    from .bridge import Request
-
 ACTIONS = ("reconnect", "close", "doctor")
 _ANSWER_BELOW = "The login asks something: answer in the field below this panel"
 
 
 class Press:
-    """One press of a tunnel's button; to `bridge_actions.Exchange` it is the request that it answers.
+    """One press of a tunnel's button; a `bridge_actions.Pressed`.
 
     Args:
         action: one of ACTIONS.
@@ -46,14 +43,14 @@ class Press:
         self._say = say
         self._done = done
         self._unanswered = False
-        self._exchange = Exchange(action, cast("Request", self), dict)
+        self._exchange = Exchange(action, self, dict)
 
     def start(self) -> None:
         """Begin. Returns at once."""
         under_way(self._action, self._say)
         threading.Thread(target=self._run, name=f"xec_forward panel {self._action}", daemon=True).start()
 
-    def reply(self, **content: object) -> None:
+    def reply(self, **content: Any) -> None:
         """It has ended; or it needs an answer."""
         if content.get("status") == "question":
             self._answer(str(content["text"]), echo=bool(content["echo"]))
@@ -75,7 +72,7 @@ class Press:
             self._unanswered = True
         under_way(self._action, self._say)
         if self._exchange.asking:
-            self._exchange.answer(cast("Request", self), value)
+            self._exchange.answer(self, value)
 
     def _line(self) -> str:
         if self._action == "reconnect":
