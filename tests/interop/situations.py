@@ -21,8 +21,9 @@ import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
 from tests.peers import netns
+from tests.peers.ports import free_port
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from tests.peers.unanswering import Unanswering
 from xec_forward.client.session import current
 

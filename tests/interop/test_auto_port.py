@@ -18,8 +18,9 @@ import pytest
 import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
-from tests.peers.kernel import Kernel, port_free
+from tests.peers.kernel import Kernel
 from tests.peers.kernel import missing as kernel_missing
+from tests.peers.ports import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 

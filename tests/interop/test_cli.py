@@ -19,7 +19,8 @@ from types import TracebackType
 import pytest
 
 from tests.peers.interrogator import Interrogator
-from tests.peers.kernel import port_free, process_alive, wait_until
+from tests.peers.kernel import process_alive, wait_until
+from tests.peers.ports import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, Sshd, descendants
 

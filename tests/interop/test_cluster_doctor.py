@@ -28,9 +28,10 @@ from tests.interop.test_doctor import FAR as HOST_FAR
 from tests.interop.test_doctor import HOST, failure, listening, run_command, silent, speaker, stages
 from tests.peers.http_proxy import http_proxy
 from tests.peers.kernel import wait_until
+from tests.peers.ports import free_port
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from xec_forward.client.doctor import dialect_of
 from xec_forward.client.session import current
 from xec_forward.client.watcher import ScriptWatcher

@@ -23,9 +23,10 @@ import pytest
 import xec_forward as xf
 from tests.peers.kernel import Kernel, wait_until
 from tests.peers.kernel import missing as kernel_missing
+from tests.peers.ports import free_port
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import PASSPHRASE, PASSWORD, PASSWORD_USER, Agent, Sshd, free_port, missing
+from tests.peers.sshd import PASSPHRASE, PASSWORD, PASSWORD_USER, Agent, Sshd, missing
 from xec_forward.client.session import current
 from xec_forward.client.watcher import ScriptWatcher
 from xec_forward.diagnosis import Diagnosis

@@ -48,7 +48,7 @@ from tests.interop.situations import (
     wrong_key,
 )
 from tests.interop.test_reconnection import until
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, Sshd
 from xec_forward import errors

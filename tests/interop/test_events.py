@@ -15,8 +15,9 @@ import pytest
 import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import in_background, open_echo, until
+from tests.peers.ports import free_port
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from xec_forward.client.events import Event
 
 

@@ -28,7 +28,7 @@ from tests.interop.test_persistence import dials
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import open_echo, parked, until
 from tests.peers.figures import Figures
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.services import PACE, Services, pattern, pattern_digest
 from tests.peers.sshd import Sshd, descendants
 from tests.peers.traffic import Steady, Transfer

@@ -23,8 +23,8 @@ from tests.interop.test_reconnection import until
 from tests.peers import netns
 from tests.peers.cutter import Cutter
 from tests.peers.figures import MEGABYTE, Figures
-from tests.peers.kernel import port_free
 from tests.peers.netns import Network
+from tests.peers.ports import port_free
 from tests.peers.services import Services, pattern
 from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing

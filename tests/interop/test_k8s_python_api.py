@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import xec_forward as xf
-from tests.peers.kernel import port_free
+from tests.peers.ports import free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from xec_forward.client.cluster import PortArguments
 from xec_forward.client.session import current
 from xec_forward.demo.cluster import Cluster

@@ -17,7 +17,7 @@ import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import in_background, open_echo, parked, until
 from tests.interop.test_remote_forwards import ask_path
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from xec_forward.client.events import Event

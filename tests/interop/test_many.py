@@ -13,7 +13,7 @@ import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
 from tests.interop.test_socks_proxy import connect5
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from xec_forward.model import Snapshot

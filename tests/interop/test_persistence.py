@@ -20,10 +20,11 @@ import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import in_background, open_echo, parked, until
 from tests.peers.interrogator import Interrogator
-from tests.peers.kernel import Kernel, port_free, wait_until
+from tests.peers.kernel import Kernel, wait_until
 from tests.peers.kernel import missing as kernel_missing
+from tests.peers.ports import free_port, port_free
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from xec_forward.client.events import Event
 from xec_forward.client.session import current
 

@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 import xec_forward as xf
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Agent, Sshd

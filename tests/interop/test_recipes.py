@@ -17,7 +17,7 @@ import pytest
 
 import xec_forward as xf
 from tests.interop.test_reconnection import until
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.postgres import Postgres
 from tests.peers.sshd import Sshd, missing
 from xec_forward.client.session import current

@@ -13,7 +13,7 @@ import pytest
 
 import xec_forward as xf
 from tests.interop.test_python_api import ask
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.services import Services, pattern_digest
 from tests.peers.sshd import Sshd
 from xec_forward.client.session import current

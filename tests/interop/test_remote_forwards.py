@@ -16,10 +16,10 @@ import xec_forward as xf
 from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
 from tests.peers import netns
-from tests.peers.kernel import port_free
 from tests.peers.netns import Network
+from tests.peers.ports import free_port, port_free
 from tests.peers.services import Services, pattern, pattern_digest
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
 from xec_forward.client.events import Event
 from xec_forward.client.session import current

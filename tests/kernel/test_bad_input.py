@@ -8,8 +8,9 @@ import pytest
 
 from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Error, Kernel, Result
+from tests.peers.ports import free_port
 from tests.peers.services import Services
-from tests.peers.sshd import PASSPHRASE, Sshd, free_port
+from tests.peers.sshd import PASSPHRASE, Sshd
 
 SECRET = "hunter2-s3cret"
 

@@ -11,10 +11,11 @@ import pytest
 
 from tests.kernel.test_terminal import Terminal
 from tests.peers.ipykernels import both_ipykernels
-from tests.peers.kernel import Kernel, port_free, wait_until
+from tests.peers.kernel import Kernel, wait_until
+from tests.peers.ports import free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from xec_forward.demo.cluster import Cluster
 
 OPEN = "list(__import__('xec_forward').tunnels)"

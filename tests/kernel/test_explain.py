@@ -10,9 +10,10 @@ import pytest
 
 from tests.peers.ipykernels import both_ipykernels
 from tests.peers.kernel import Kernel, Result
+from tests.peers.ports import free_port
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 
 CLOCK = r"\d\d:\d\d:\d\d"
 DSN = "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD"

@@ -8,7 +8,8 @@ import urllib.parse
 
 import pytest
 
-from tests.peers.kernel import Kernel, Result, port_free
+from tests.peers.kernel import Kernel, Result
+from tests.peers.ports import port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd

@@ -6,9 +6,10 @@ import signal
 
 from tests.interop.test_python_api import ask
 from tests.interop.test_socks_proxy import connect5
-from tests.peers.kernel import Kernel, port_free, wait_until
+from tests.peers.kernel import Kernel, wait_until
+from tests.peers.ports import free_port, port_free
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 
 
 def test_several_specs_of_all_kinds_on_one_line_share_one_login(

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.peers import kernel as peer
-from tests.peers.kernel import Kernel, Result, port_free
+from tests.peers.kernel import Kernel, Result
+from tests.peers.ports import free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 from xec_forward.demo.cluster import Cluster
 
 

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from tests.peers.kernel import Kernel, port_free, process_alive, wait_until
+from tests.peers.kernel import Kernel, process_alive, wait_until
+from tests.peers.ports import port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, Sshd

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.peers.kernel import Kernel, port_free, process_alive, wait_until
+from tests.peers.kernel import Kernel, process_alive, wait_until
+from tests.peers.ports import free_port, port_free
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, descendants, free_port
+from tests.peers.sshd import Sshd, descendants
 
 PYTHON = shlex.quote(sys.executable)
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.peers.kernel import Kernel, port_free
+from tests.peers.kernel import Kernel
+from tests.peers.ports import free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 
 
 def _pid(kernel: Kernel, name: str) -> int:

@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tests.peers.kernel import Kernel, Result
+from tests.peers.ports import free_port
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import PASSPHRASE, Agent, Sshd, free_port
+from tests.peers.sshd import PASSPHRASE, Agent, Sshd
 
 DSN = "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD"
 

@@ -12,10 +12,11 @@ from pathlib import Path
 import pexpect
 import pytest
 
-from tests.peers.kernel import port_free, process_alive, wait_until
+from tests.peers.kernel import process_alive, wait_until
+from tests.peers.ports import free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import PASSPHRASE, Sshd, free_port
+from tests.peers.sshd import PASSPHRASE, Sshd
 
 DEADLINE = 30
 ENGINE = "__import__('xec_forward.client.session', fromlist=['x']).current().engine_pid"

@@ -6,9 +6,10 @@ import re
 
 import pytest
 
-from tests.peers.kernel import Kernel, port_free, wait_until
+from tests.peers.kernel import Kernel, wait_until
+from tests.peers.ports import free_port, port_free
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd, free_port
+from tests.peers.sshd import Sshd
 
 
 def test_slow_opening_shows_its_step_and_the_card_takes_its_place(

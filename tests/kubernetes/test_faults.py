@@ -18,7 +18,7 @@ import pytest
 
 import xec_forward as xf
 from tests.peers.figures import Figures
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.traffic import Steady
 
 from .peer import NUMBERS, REFUSED, EmbeddedPeer, Peer, until

@@ -17,7 +17,7 @@ import pytest
 
 import xec_forward as xf
 from tests.peers.figures import Figures
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from xec_forward.client.session import current
 from xec_forward.engine.links.kubernetes.warm import IDLE
 from xec_forward.model import Counters

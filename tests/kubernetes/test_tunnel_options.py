@@ -12,7 +12,7 @@ import pytest
 
 import xec_forward as xf
 from tests.interop.test_access import STRANGER, as_user
-from tests.peers.kernel import port_free
+from tests.peers.ports import port_free
 from tests.peers.postgres import Postgres
 from xec_forward.client.events import Event
 from xec_forward.client.session import current

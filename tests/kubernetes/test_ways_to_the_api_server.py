@@ -17,8 +17,8 @@ import pytest
 
 import xec_forward as xf
 from tests.peers.http_proxy import HttpProxy, http_proxy
-from tests.peers.kernel import port_free
 from tests.peers.netns import missing as namespaces_missing
+from tests.peers.ports import port_free
 from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
 from xec_forward.client.session import current

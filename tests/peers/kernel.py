@@ -355,16 +355,3 @@ def process_alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
-
-
-def port_free(port: int) -> bool:
-    """Whether 127.0.0.1:port can be bound, as a server would."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return True

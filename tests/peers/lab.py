@@ -26,7 +26,7 @@ from typing import Any
 import nbformat
 from jupyter_client.blocking.client import BlockingKernelClient
 
-from tests.peers.sshd import free_port
+from tests.peers.ports import free_port
 
 STARTS_WITHIN = 60.0
 STOPS_WITHIN = 15.0

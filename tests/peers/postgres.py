@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,8 @@ from dataclasses import dataclass
 from importlib import util
 from pathlib import Path
 from typing import Any
+
+from tests.peers.ports import claim, free_port
 
 # Where Debian's packages put the programs, a folder a version.
 _WITH_TLS = Path("/usr/lib/postgresql")
@@ -168,7 +169,8 @@ def postgres_server(
         }
         with contextlib.ExitStack() as stack:
             for attempt in range(5):
-                port = _free_port() if tcp else SOCKET_PORT
+                port = free_port() if tcp else SOCKET_PORT
+                stack.callback(claim(port).close)
                 server = Postgres(
                     host="127.0.0.1" if tcp else str(sockets),
                     port=port,
@@ -293,13 +295,6 @@ def _started(
             os.killpg(process.pid, 9)
             process.wait(STOPS_WITHIN)
             raise PostgresError(f"PostgreSQL did not stop within {STOPS_WITHIN} s") from None
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _wait_until_ready(server: Postgres) -> None:

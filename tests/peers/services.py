@@ -162,6 +162,9 @@ class Services:
     reply_path: str = ""
 
     def __init__(self, folder: Path | None = None) -> None:
+        from tests.peers.ports import claim  # not above: this file is a program, too, that has no packages
+
+        self._claims: list[socket.socket] = []
         self._process = subprocess.Popen(
             [sys.executable, "-S", __file__, str(folder or "")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
@@ -172,6 +175,8 @@ class Services:
             raise RuntimeError("the services did not start")
         for name, value in json.loads(line).items():
             setattr(self, name, value)
+            if isinstance(value, int):
+                self._claims.append(claim(value))
 
     @property
     def pid(self) -> int:
@@ -180,6 +185,8 @@ class Services:
 
     def close(self) -> None:
         """End the process, and every connection with it."""
+        for held in self._claims:
+            held.close()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

@@ -28,6 +28,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from tests.peers.ports import claim, free_port
+
 PASSPHRASE = "correct horse battery staple"
 PASSWORD = "tr0ub4dor&3"
 PASSWORD_USER = "carla"
@@ -60,12 +62,6 @@ def _namespace() -> tuple[str, ...]:
         if done.returncode == 0:
             return prefix
     return ()
-
-
-def free_port() -> int:
-    """A port of 127.0.0.1 that was free a moment ago."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 def keygen(path: Path, *, kind: str = "ed25519", passphrase: str = "", comment: str = "test") -> Path:
@@ -149,6 +145,7 @@ class Sshd:
         self._authorized = folder / "authorized_keys"
         self._process: subprocess.Popen[bytes] | None = None
         self._frozen: list[int] = []
+        self._claim: socket.socket | None = None
 
     # keys and names
 
@@ -293,6 +290,8 @@ class Sshd:
         return sum(1 for child in descendants(pid) if _parent(child) == pid)
 
     def __enter__(self) -> Sshd:
+        if not self.network:
+            self._claim = claim(self.port)
         self.start()
         return self
 
@@ -300,6 +299,8 @@ class Sshd:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        if self._claim is not None:
+            self._claim.close()
 
     def _authorised_key(self, name: str, passphrase: str) -> Path:
         path = self.folder / name
