@@ -156,13 +156,30 @@ def opened(page: Page, lab: Lab) -> Callable[..., Page]:
     def open(notebook: str = "", *, panel: bool = True) -> Page:
         # A workspace of its own: what another test had open stays closed.
         workspace = f"lab/workspaces/{uuid.uuid4().hex}"
-        page.goto(lab.url(f"{workspace}/tree/{notebook}" if notebook else workspace), timeout=LOADS_WITHIN)
-        page.wait_for_function("window.jupyterapp && window.jupyterapp.restored.then(() => true)", timeout=LOADS_WITHIN)
+        load(page, lab.url(f"{workspace}/tree/{notebook}" if notebook else workspace))
         if panel:
             show(page)
         return page
 
     return open
+
+
+def load(page: Page, url: str) -> None:
+    """Open a page of JupyterLab's or Notebook 7's, and wait for its parts."""
+    page.goto(url, timeout=LOADS_WITHIN)
+    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored.then(() => true)", timeout=LOADS_WITHIN)
+
+
+def kernel_ready(page: Page) -> None:
+    """Wait until the notebook in front has its kernel; a cell that is run before is skipped without a word."""
+    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for(timeout=LOADS_WITHIN)
+    page.wait_for_function(
+        """() => {
+          const context = window.jupyterapp.shell.currentWidget?.sessionContext;
+          return context?.isReady && context.session?.kernel?.connectionStatus === 'connected';
+        }""",
+        timeout=LOADS_WITHIN,
+    )
 
 
 def show(page: Page) -> None:

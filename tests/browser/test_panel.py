@@ -6,9 +6,9 @@ import uuid
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import LOADS_WITHIN, shoot
+from tests.browser.conftest import kernel_ready, load, shoot
 from tests.browser.test_sidebar import forward, sales
 from tests.peers.kernel import wait_until
 from tests.peers.lab import Lab
@@ -16,6 +16,7 @@ from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import PASSPHRASE, Sshd
 
+CELLS = ".jp-Notebook .jp-CodeCell"
 # Long after everything that is waited for here.
 SLEEPS = "import time\nprint('begun')\ntime.sleep(120)"
 
@@ -25,19 +26,13 @@ def tree(name: str) -> str:
     return f"lab/workspaces/{uuid.uuid4().hex}/tree/{name}"
 
 
-def load(page: Page, url: str) -> Locator:
-    """Open a notebook; its cells."""
-    page.goto(url, timeout=LOADS_WITHIN)
-    page.wait_for_function("window.jupyterapp && window.jupyterapp.restored.then(() => true)", timeout=LOADS_WITHIN)
-    return page.locator(".jp-Notebook .jp-CodeCell")
-
-
 @pytest.mark.parametrize("place", ["lab", "notebooks"], ids=["jupyterlab", "notebook 7"])
 def test_close_works_while_a_cell_sleeps_in(place: str, lab: Lab, door: Sshd, services: Services, page: Page) -> None:
     line = forward(door, services.echo, "echo")
-    name = lab.write_notebook("panel.ipynb", f"%load_ext xec_forward\n{line}", "%forward --panel", SLEEPS)
-    cells = load(page, lab.url(tree(name) if place == "lab" else f"{place}/{name}"))
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    name = lab.write_notebook(f"panel-{place}.ipynb", f"%load_ext xec_forward\n{line}", "%forward --panel", SLEEPS)
+    load(page, lab.url(tree(name) if place == "lab" else f"{place}/{name}"))
+    cells = page.locator(CELLS)
+    kernel_ready(page)
     cells.first.click()
     page.keyboard.press("Shift+Enter")
     expect(cells.nth(0)).to_contain_text("● ready")
@@ -56,8 +51,9 @@ def test_saved_panel_unfolds_to_its_table_without_the_kernel(
     lab: Lab, door: Sshd, postgres: Postgres, page: Page
 ) -> None:
     name = lab.write_notebook("saved.ipynb", f"%load_ext xec_forward\n{sales(door, postgres)}", "%forward --panel")
-    cells = load(page, lab.url(tree(name)))
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    load(page, lab.url(tree(name)))
+    cells = page.locator(CELLS)
+    kernel_ready(page)
     cells.first.click()
     for cell in (cells.nth(0), cells.nth(1)):
         page.keyboard.press("Shift+Enter")
@@ -71,7 +67,8 @@ def test_saved_panel_unfolds_to_its_table_without_the_kernel(
 
     lab.shut_down_kernels()
     page.goto("about:blank")
-    cells = load(page, lab.url(tree(name)))
+    load(page, lab.url(tree(name)))
+    cells = page.locator(CELLS)
     summary = cells.nth(1).locator("summary")
     expect(cells.nth(1).get_by_text("● ready")).to_be_hidden()
     summary.click()
@@ -85,8 +82,9 @@ def test_form_asks_below_the_panel_and_no_answer_is_saved(
     with (door.folder / "ssh_config").open("a") as file:
         file.write(door.config("fort", IdentityFile=door.encrypted_key(), UserKnownHostsFile=records))
     name = lab.write_notebook("asks.ipynb", "%load_ext xec_forward\n%forward --panel")
-    cells = load(page, lab.url(tree(name)))
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    load(page, lab.url(tree(name)))
+    cells = page.locator(CELLS)
+    kernel_ready(page)
     page.evaluate("window.jupyterapp.commands.execute('@jupyter-widgets/jupyterlab-manager:saveWidgetState')")
     cells.first.click()
     page.keyboard.press("Shift+Enter")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from tests.browser.conftest import change_theme, shoot, show
+from tests.browser.conftest import change_theme, kernel_ready, shoot, show
 from tests.peers.interrogator import Interrogator
 from tests.peers.kernel import wait_until
 from tests.peers.lab import Lab, LabKernel
@@ -50,6 +50,7 @@ def test_close_works_while_the_cell_hangs_in_a_query_which_then_ends_with_its_er
 ) -> None:
     notebook = lab.write_notebook("query.ipynb", f"%load_ext xec_forward\n{sales(door, postgres)}", QUERY)
     page = opened(notebook)
+    kernel_ready(page)
     page.locator(".jp-Notebook .jp-CodeCell").first.click()
     page.keyboard.press("Shift+Enter")
     expect(page.locator(".jp-OutputArea-output").first).to_contain_text("ready")
@@ -238,7 +239,7 @@ def test_light_and_dark(
     )
     page = opened(lab.write_notebook("orders.ipynb", sales(door, postgres), query))
     page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    kernel_ready(page)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     expect(row(page, "pg")).to_contain_text("kB received")
     expect(row(page, "pg").get_by_role("img")).to_be_visible()

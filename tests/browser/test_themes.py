@@ -11,7 +11,7 @@ import nbformat
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.browser.conftest import change_theme, shoot
+from tests.browser.conftest import change_theme, kernel_ready, shoot
 from tests.browser.contrast import illegible
 from tests.browser.test_sidebar import Open, row
 from tests.peers.lab import Lab
@@ -54,7 +54,7 @@ def convert(path: Path, *options: str, door: Sshd) -> None:
 
 def test_jupyterlab(lab: Lab, door: Sshd, services: Services, opened: Open) -> None:
     page = opened(lab.write_notebook("themes.ipynb", *cells(door, services)))
-    page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']").wait_for()
+    kernel_ready(page)
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     panel = page.locator(".jp-OutputArea-output", has_text="Open a tunnel")
     expect(panel).to_contain_text("● ready")
