@@ -6,6 +6,8 @@ BIN    := $(VENV)/bin
 # JupyterLab's sidebar, and where JupyterLab looks for it. Without npm there is none, and everything else works.
 BUNDLE := xec_forward/labextension/package.json
 LINK   := $(VENV)/share/jupyter/labextensions/xec_forward
+# The tests run in so many processes, a file in one of them.
+TESTERS := 2
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 # What the user's own Python settings say must not reach into the virtual environment.
@@ -24,10 +26,10 @@ lab: $(VENV)/.lab $(BUNDLE) $(LINK) ## open the quickstart notebook in JupyterLa
 	@exec $(BIN)/python -m xec_forward demo --lab $(LAB_OPTIONS)
 
 test: $(VENV)/.dev $(BUNDLE) ## run every test, notebooks included
-	@exec $(BIN)/python -m pytest -c pyproject.toml --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
+	@exec $(BIN)/python -m pytest -c pyproject.toml -n $(TESTERS) --dist loadfile --nbval --nbval-current-env --nbval-sanitize-with=notebooks/sanitize.cfg $(PYTEST_OPTIONS)
 
 soak: $(VENV)/.dev ## run the faults and the port-forwards in full and show their figures (minutes; root, for network namespaces)
-	@XEC_FORWARD_SOAK=1 exec $(BIN)/python -m pytest -s tests/interop/test_faults*.py tests/kubernetes/test_faults.py tests/kubernetes/test_port_forward.py tests/kubernetes/test_distance.py $(PYTEST_OPTIONS)
+	@XEC_FORWARD_SOAK=1 exec $(BIN)/python -m pytest -s -o timeout=0 tests/interop/test_faults*.py tests/kubernetes/test_faults.py tests/kubernetes/test_port_forward.py tests/kubernetes/test_distance.py $(PYTEST_OPTIONS)
 
 check: $(VENV)/.dev ## ruff (lint and format), mypy --strict
 	$(BIN)/ruff check

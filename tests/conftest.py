@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,10 +23,25 @@ if TYPE_CHECKING:
     from xec_forward.demo.cluster import Cluster
 
 
-def pytest_configure() -> None:
-    """A shell that runs the tests in the background has them ignore SIGINT, and every program they start with them."""
+def pytest_configure(config: pytest.Config) -> None:
+    # A shell that runs the tests in the background has them ignore SIGINT, and every program they start with them.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if config.pluginmanager.hasplugin("dsession"):
+        config.pluginmanager.register(Workers())
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of several tells its figures to the process that prints them."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["faults"] = SAID
+
+
+class Workers:
+    """The other end of that; only where pytest-xdist, whose hook it is, runs."""
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        SAID.extend(getattr(node, "workeroutput", {}).get("faults", ()))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

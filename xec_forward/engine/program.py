@@ -22,6 +22,7 @@ from ..errors import ConfigError, EngineError
 from ..options import CommandTarget
 from ..spec.words import shorten
 from . import reaper
+from .pipes import connect_reading
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ class Program(asyncio.SubprocessProtocol):
         reading, writing = os.pipe()
         output = self._outputs[number] = _Output(self.name, self)
         try:
-            await self._loop.connect_read_pipe(lambda: output, os.fdopen(reading, "rb", 0))
+            await connect_reading(output, reading)
         except BaseException:
             os.close(writing)
             raise

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from typing import Any, NoReturn, cast
 
 from ....errors import AuthenticationError, ConfigError, DeadlineError, UnreachableError
+from ...pipes import connect_reading, connect_writing
 from ...program import OUTPUT_GRACE, Ending, Program
 from .config import Context, shown
 
@@ -159,15 +160,16 @@ def _script(program: str, entry: Mapping[str, Any], information: str, context: C
 
 async def _run(script: str, name: str, context: Context) -> tuple[Ending, bytes]:
     """Run it to its end; how it ended, and what it wrote to its standard output."""
-    loop = asyncio.get_running_loop()
-    inbound, script_end = os.pipe()
-    answer_end, outbound = os.pipe()
     answer, given = _Answer(), _Script()
     program: Program | None = None
-    theirs = [inbound, outbound]
+    theirs = []
     try:
-        await loop.connect_read_pipe(lambda: answer, os.fdopen(answer_end, "rb", 0))
-        await loop.connect_write_pipe(lambda: given, os.fdopen(script_end, "wb", 0))
+        ours, outbound = os.pipe()
+        theirs.append(outbound)
+        await connect_reading(answer, ours)
+        inbound, ours = os.pipe()
+        theirs.append(inbound)
+        await connect_writing(given, ours)
         given.send(script)
         try:
             async with asyncio.timeout(DEADLINE):
