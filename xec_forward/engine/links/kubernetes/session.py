@@ -197,13 +197,13 @@ class Session:
     def send_data(self, stream: int, data: bytes) -> None:
         """Send data, and with it what is queued."""
         self._pulse.wrote()
-        parts: list[bytes | memoryview] = [*self._queue]
-        self._queue.clear()
+        first, self._queue = self._queue, []
         view = memoryview(data)
         for at in range(0, len(data), LARGEST_DATA):
             piece = view[at : at + LARGEST_DATA]
-            parts += (self._encoder.data_head(stream, len(piece)), piece)
-        self._upgrade.write(*parts)
+            # Each by itself: a WebSocket's peer gathers a message before it looks at it.
+            self._upgrade.write(*first, self._encoder.data_head(stream, len(piece)), piece)
+            first = []
 
     def pause_reading(self) -> None:
         self._upgrade.pause_reading()
