@@ -14,10 +14,9 @@ from xec_forward.engine.links.kubernetes.websocket import (
     accepted,
     client_frame,
     handshake,
-    mask,
-    mask_plainly,
 )
 from xec_forward.errors import ForwardError, LostError, PodGoneError, RefusedError
+from xec_forward.masking import mask, mask_plainly
 from xec_forward.spdy import Data, SynReply
 
 # ---- WebSocket ----

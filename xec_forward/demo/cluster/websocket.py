@@ -11,6 +11,8 @@ import base64
 import hashlib
 import struct
 
+from ...masking import mask
+
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 NORMAL_CLOSURE = struct.pack(">H", 1000)
 
@@ -109,9 +111,11 @@ class WebSocket:
             start += 4
         if len(received) < start + length:
             return None
-        first, payload = received[0], bytes(memoryview(received)[start : start + length])
+        first, payload = received[0], received[start : start + length]
         del received[: start + length]
-        return bool(first & _FIN), first & 0x0F, _unmask(payload, key) if key else payload
+        if key:
+            mask(payload, key)
+        return bool(first & _FIN), first & 0x0F, bytes(payload)
 
 
 def _frames(message: bytes) -> list[bytes]:
@@ -127,10 +131,3 @@ def _head(first: int, length: int) -> bytes:
     if length < 65536:
         return struct.pack(">BBH", first, 126, length)
     return struct.pack(">BBQ", first, 127, length)
-
-
-def _unmask(payload: bytes, key: bytes) -> bytes:
-    # As one number each: three passes in C.
-    length = len(payload)
-    mask = (key * (length // 4 + 1))[:length]
-    return (int.from_bytes(payload, "little") ^ int.from_bytes(mask, "little")).to_bytes(length, "little")

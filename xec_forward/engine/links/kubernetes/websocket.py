@@ -14,14 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 
 from ....errors import LostError
+from ....masking import mask
 from .upgrade import Kind, Upgrade
-
-_mask_in_place: Callable[[bytes, bytearray], None] | None
-try:
-    # Compiled, and a hundred times as fast as anything in plain Python.
-    from aiohttp._websocket.helpers import websocket_mask as _mask_in_place
-except ImportError:  # no public name, so it may go
-    _mask_in_place = None
 
 NORMAL = 1000
 _PROTOCOL_ERROR = 1002
@@ -51,21 +45,6 @@ _DATA_HEADS = frozenset(
 )
 # Pieces up to this size are handed on together: a server sends a SPDY frame of 12 bytes as five messages.
 _SMALL = 1024
-
-
-def mask(data: bytearray, key: bytes) -> None:
-    """Mask `data` in place with `key`, as a client must (section 5.3)."""
-    if _mask_in_place is not None:
-        _mask_in_place(key, data)
-    else:
-        mask_plainly(data, key)
-
-
-def mask_plainly(data: bytearray, key: bytes) -> None:
-    """The same, where nothing compiled is there."""
-    size = len(data)
-    keys = key * (size // 4 + 1)
-    data[:] = (int.from_bytes(data, "big") ^ int.from_bytes(keys[:size], "big")).to_bytes(size, "big")
 
 
 def client_frame(opcode: Opcode, *parts: bytes | memoryview) -> bytes:
