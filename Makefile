@@ -40,7 +40,7 @@ format: $(VENV)/.dev ## let ruff mend what it can
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(VENV)/.dev ## measure speed and size against ssh -L
+bench: $(VENV)/.dev $(VENV)/.peers ## measure speed and size against ssh -L, kubectl, kr8s and portforward
 	@set -e; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python -m benchmarks.$$(basename $$script .py); done
 
 screenshots: $(VENV)/.dev $(BUNDLE) ## renew the pictures of docs/sidebar.md
@@ -77,6 +77,13 @@ $(VENV)/.dev: $(VENV)/.lab pyproject.toml
 	@$(PIP) install --editable '.[demo,lab,keyring]' --group dev
 	@# The other line of ipykernel that is supported, for a kernel that has it on its path.
 	@$(PIP) install --no-deps --upgrade --target $(VENV)/ipykernel-6 'ipykernel==6.31.*'
+	@touch $@
+
+# Whom bench_kubernetes compares with, in an environment of their own: one that cannot be had is left out, and named.
+$(VENV)/.peers: $(VENV)/.python
+	@echo 'Installing kr8s and portforward, to compare with (once)'
+	@$(PYTHON) -m venv $(VENV)/peers
+	@for each in kr8s portforward; do $(VENV)/peers/bin/python -m pip --disable-pip-version-check --quiet install $$each || true; done
 	@touch $@
 
 $(BUNDLE): $(wildcard labextension/*.json labextension/*.mjs labextension/src/*.ts labextension/style/*)

@@ -6,7 +6,7 @@ over the rounds, each with two turns of every program, the second in reverse; wh
 
 Our own API server is written in Python and takes its share of the machine, so its CPU time is shown too. A real one:
 `python -m benchmarks.bench_kubernetes --kubeconfig FILE`. kr8s and portforward are measured where `--peers PYTHON` has
-them: `python -m venv P; P/bin/pip install kr8s portforward`, and `--peers P/bin/python`.
+them, as the environment has that `make bench` makes for them.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ ONE_BY_ONE = 100
 AT_ONCE, TOGETHER = 16, 800
 SIZE = 200_000_000
 ROUNDS = 4
+# Made by `make bench`.
+PEERS = Path(sys.prefix) / "peers" / "bin" / "python"
 OURS, KUBECTL = "xec_forward", "kubectl"
 
 # What a round found: by measurement and program, the figure, and the CPU-seconds of the program and the API server.
@@ -177,7 +179,12 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.bench_kubernetes")
     parser.add_argument("--kubeconfig", type=Path, help="measure on a real cluster")
     parser.add_argument("--kube-image", default=IMAGE, metavar="IMAGE", help="the image of its pod; has python3")
-    parser.add_argument("--peers", default=sys.executable, metavar="PYTHON", help="has kr8s and portforward")
+    parser.add_argument(
+        "--peers",
+        default=PEERS if PEERS.exists() else sys.executable,
+        metavar="PYTHON",
+        help="has kr8s and portforward",
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     options = parser.parse_args(words)
     lacking = missing(options.peers)

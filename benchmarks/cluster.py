@@ -162,21 +162,21 @@ def kubectl(place: Place) -> Iterator[Forwards]:
 
 
 @contextlib.contextmanager
-def by_python(peer: str, python: str, place: Place) -> Iterator[Forwards]:
+def by_python(peer: str, python: str | Path, place: Place) -> Iterator[Forwards]:
     """By a package that `python` has."""
     arguments = [peer, place.kubeconfig, place.namespace, POD, *map(str, PORTS)]
     with _reporting([python, HERE / "python_peers.py", *arguments]) as process:
         yield Forwards(peer, dict(zip(PORTS, json.loads(_line(process)), strict=True)), process.pid)
 
 
-def missing(python: str) -> dict[str, str]:
+def missing(python: str | Path) -> dict[str, str]:
     """The peers that cannot be measured, each with the way to get it."""
     found = {}
     if reason := kubectl_missing():
         found["kubectl"] = reason
     for peer in (KR8S, PORTFORWARD):
         if subprocess.run([python, "-c", f"import {peer}"], stderr=subprocess.DEVNULL, timeout=60).returncode:
-            found[peer] = f"{peer} is missing: python -m venv P; P/bin/pip install {peer}; --peers P/bin/python"
+            found[peer] = f"{peer} is missing: `make .venv/.peers`, or --peers PYTHON for one that has it"
     return found
 
 
