@@ -114,7 +114,7 @@ def test_lazy_tunnel_that_lost_its_link_rests_until_the_next_client(bastion: Ssh
         until(lambda: tunnel.state is xf.TunnelState.IDLE)
         waiting = in_background(lambda: ask(port, b"patience"))
         until(parked(tunnel))
-        assert tunnel.state is xf.TunnelState.RECONNECTING
+        until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
         bastion.start()
         assert waiting.result(10) == b"patience"
         assert tunnel.local_port == port
