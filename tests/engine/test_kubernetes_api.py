@@ -24,6 +24,7 @@ from xec_forward.engine.links.kubernetes import api as api_module
 from xec_forward.engine.links.kubernetes import proxy as proxy_module
 from xec_forward.engine.links.kubernetes.api import Api, Expired
 from xec_forward.engine.links.kubernetes.config import Context as Found
+from xec_forward.engine.links.kubernetes.environment import proxy_for
 from xec_forward.engine.links.kubernetes.failures import Answer, ProxyError, judge
 from xec_forward.errors import (
     AuthenticationError,
@@ -583,6 +584,62 @@ async def test_proxy_of_the_environment_is_gone_through_but_not_to_loopback(
             with pytest.raises(ForwardError):
                 await soon(ask(api))
         assert proxy.asked == ["kubernetes:6443"]
+
+
+@both_ways
+async def test_network_in_no_proxy_is_reached_without_the_proxy(
+    cluster: Cluster, tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_pod("web-1")
+    # This machine, at an address that counts for no loopback.
+    server = f"https://0.0.0.0:{cluster.server.rpartition(':')[2]}"
+    config = changed(cluster, tmp_path / "config", {"server": server, "tls-server-name": "kubernetes"})
+    async with http_proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy.port}")
+        monkeypatch.setenv("NO_PROXY", "localhost,0.0.0.0/8")
+        async with opened(config) as api:
+            assert await soon(ask(api))
+        assert proxy.asked == []
+        monkeypatch.setenv("NO_PROXY", "localhost,10.0.0.0/8")
+        async with opened(config) as api:
+            assert await soon(ask(api))
+        assert proxy.asked == [server.removeprefix("https://")]
+
+
+@pytest.mark.parametrize(
+    ("host", "listed", "bypassed"),
+    [
+        ("10.20.30.40", "localhost,10.0.0.0/8", True),
+        ("10.20.30.40", "10.0.0.0/16", False),
+        ("10.20.30.40", "10.20.30.40", True),
+        ("10.20.30.40", "10.20.30.40:6443", True),
+        ("10.20.30.40", "10.20.30.40:443, 10.20.30.4", False),
+        ("10.20.30.40", "30.40, .40", False),
+        ("10.20.30.40", "fd00::/8, nonsense/8, :6443, [, .", False),
+        ("fd00::1", "fd00::/8", True),
+        ("fd00::1", "[fd00::1]:6443", True),
+        ("fd00::1", "fd00:0::1", True),
+        ("fd00::1", "[fd00::1]:443", False),
+        ("api.corp.example", "corp.example", True),
+        ("API.corp.example", "Corp.Example:6443", True),
+        ("corp.example", "corp.example", True),
+        ("api.corp.example", ".corp.example", True),
+        ("api.corp.example", "*.corp.example", True),
+        ("corp.example", ".corp.example, *.corp.example", False),
+        ("api.corp.example", "corp.example:443", False),
+        ("apicorp.example", "corp.example", False),
+        ("api.corp.example", "10.0.0.0/8, *", True),
+        ("api.corp.example", "", False),
+        ("localhost", "", True),
+        ("127.8.0.1", "", True),
+        ("::1", "", True),
+    ],
+)
+def test_no_proxy_is_read_as_go_reads_it(host: str, listed: str, bypassed: bool) -> None:
+    for names in (("HTTPS_PROXY", "NO_PROXY"), ("https_proxy", "no_proxy")):
+        environment = dict(zip(names, ("http://proxy:3128", listed), strict=True))
+        assert proxy_for("https", host, 6443, environment) == ("" if bypassed else "http://proxy:3128")
+        assert proxy_for("http", host, 6443, environment) == ""
 
 
 @asynccontextmanager

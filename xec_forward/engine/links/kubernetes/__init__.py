@@ -5,7 +5,8 @@ To the API server:
     config         the kubeconfig: which context, and what it says of cluster, user and namespace
     credentials    who we are to the cluster: tokens and certificates, renewed in time; `plugin` runs exec plugins
     api            requests: get, post, watch, upgrade (`raw`: an upgrade by hand, through a proxy where there is one)
-    proxy          a proxy that is reached by TLS or SOCKS5; `dialled`: a connection to it, or to the server
+    proxy          a proxy that is reached by TLS or SOCKS5; `environment`: the proxy that the environment names
+    dialled        a connection to either, while it is nobody's yet
     failures       what went wrong, in our words
     browse         names, for completion
 To a pod:

@@ -10,12 +10,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
-import ipaddress
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from copy import copy
 from typing import Any, TypeVar
-from urllib.request import getproxies_environment, proxy_bypass_environment  # type: ignore[attr-defined]
 
 import aiohttp
 import msgspec
@@ -26,6 +24,7 @@ from ....options import ClusterTarget
 from ....spec import Endpoint
 from . import raw
 from .credentials import Credentials, Login
+from .environment import proxy_for
 from .failures import Answer, NotHttp, ProxyError, explain, judge
 from .proxy import DOORS, Door, Via
 
@@ -329,9 +328,7 @@ def _proxy(login: Login, server: URL, *, direct: bool, hop: str) -> URL | None:
     """The cluster's proxy-url, else what the environment names, as Go's programs do; never for loopback."""
     text = login.proxy
     if not text and not direct:
-        host = str(server.host)
-        if not _is_loopback(host) and not proxy_bypass_environment(f"{host}:{server.port}"):
-            text = getproxies_environment().get(server.scheme, "")
+        text = proxy_for(server.scheme, str(server.host), server.port or 0)
     if not text:
         return None
     return _url(text if "://" in text else f"http://{text}", "proxy-url", hop, ("http", *DOORS))
@@ -341,10 +338,3 @@ def _at(url: URL, address: tuple[str, int]) -> URL:
     """The URL with another host and port to connect to."""
     host, port = address
     return url.with_host(host).with_port(port)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
