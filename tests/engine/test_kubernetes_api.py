@@ -21,6 +21,7 @@ from xec_forward.demo.cluster import Cluster
 from xec_forward.demo.cluster.certificates import Authority
 from xec_forward.demo.cluster.kubeconfig import Context, encoded
 from xec_forward.engine.links.kubernetes import api as api_module
+from xec_forward.engine.links.kubernetes import body, raw
 from xec_forward.engine.links.kubernetes import proxy as proxy_module
 from xec_forward.engine.links.kubernetes.api import Api, Expired
 from xec_forward.engine.links.kubernetes.config import Context as Found
@@ -357,7 +358,7 @@ async def answering(reply: bytes | None, tls: ssl.SSLContext | None = None) -> A
                 if reply is not None:
                     writer.write(reply)
                     await writer.drain()
-                    if b"Content-Length" not in reply and b" 101 " not in reply:
+                    if not any(each in reply for each in (b"Content-Length", b"chunked", b" 101 ")):
                         return writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=tls)
@@ -390,6 +391,16 @@ def plain(tmp_path: Path, server: str, entry: Mapping[str, Any] | None = None) -
         (b"HTTP/1.1 302 Found\r\nLocation: https://x/?t=1\r\nContent-Length: 0\r\n\r\n", ConfigError, "it redirects"),
         (b"HTTP/1.1 503 No\r\nContent-Length: 9\r\n\r\nno leader", UnreachableError, "answers 503: no leader"),
         (b"HTTP/1.1 503 No\r\n\r\nno leader", UnreachableError, "answers 503: no leader"),
+        (
+            b"HTTP/1.1 503 No\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nno \r\n6;x=y\r\nleader\r\n0\r\nT: x\r\n\r\n",
+            UnreachableError,
+            "answers 503: no leader$",
+        ),
+        (
+            b"HTTP/1.1 103 Early\r\n\r\nHTTP/1.1 503 No\r\nContent-Length: 9\r\n\r\nno leader",
+            UnreachableError,
+            "answers 503: no leader",
+        ),
         (b"", LostError, "broke the connection"),
         (b"HTTP/1.1 200 OK\r\nContent-Le", LostError, "broke the connection"),
     ],
@@ -508,6 +519,45 @@ async def test_refused_upgrade_gives_the_servers_reason(cluster: Cluster, api: A
     cluster.deny("create", "pods/portforward")
     with pytest.raises(RbacError, match=r"admin may not create pods/portforward .*--subresource=portforward"):
         await upgraded(api)
+
+
+async def test_refused_upgrade_whose_body_does_not_end_is_told_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw, "BODY_DEADLINE", 0.2)
+    for framing in (b"Content-Length: 900", b"Transfer-Encoding: chunked", b"X-Note: no chunked body, and no end"):
+        reply = b"HTTP/1.1 503 No\r\n" + framing + b"\r\n\r\n9\r\nno leader\r\n"
+        async with answering(reply) as (port, _), opened(plain(tmp_path, f"http://127.0.0.1:{port}")) as api:
+            with pytest.raises(UnreachableError, match=r"answers 503: .*no leader"):
+                await upgraded(api)
+
+
+@pytest.mark.parametrize(
+    ("headers", "sent", "content"),
+    [
+        ({"content-length": "4"}, b"Wikipedia", b"Wiki"),
+        ({"content-length": "0"}, b"", b""),
+        ({"transfer-encoding": "chunked"}, b"4\r\nWiki\r\nA\r\npedia\r\n0\r\n\r\n0\r\n\r\n", b"Wikipedia\r\n0\r\n"),
+        ({"transfer-encoding": "gzip, Chunked", "content-length": "2"}, b"4\r\nWiki\r\n0\r\n\r\n", b"Wiki"),
+        ({"transfer-encoding": "chunked"}, b"no chunk\r\n", b""),
+        ({"transfer-encoding": "chunked"}, b"1" * 5000, b""),
+        ({"transfer-encoding": "chunked"}, b"FFFFFF\r\n" + b"x" * 70_000, b"x" * (body.LARGEST - 8)),
+        ({}, b"x" * 70_000, b"x" * body.LARGEST),
+    ],
+)
+@pytest.mark.parametrize("piece", [1, 100_000])
+def test_body_is_complete_where_its_framing_says(
+    headers: dict[str, str], sent: bytes, content: bytes, piece: int
+) -> None:
+    if piece == 1 and len(sent) > 10_000:
+        piece = 1000
+    read = body.Body(503, headers)
+    complete = read.complete
+    for at in range(0, len(sent), piece):
+        read.feed(sent[at : at + piece])
+        complete = complete or read.complete
+    assert complete
+    assert read.content == content
 
 
 async def test_expired_token_is_renewed_before_an_upgrade(cluster: Cluster, tmp_path: Path) -> None:

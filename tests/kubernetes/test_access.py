@@ -133,6 +133,16 @@ def test_client_certificate_logs_in(web: EmbeddedPeer, tmp_path: Path) -> None:
         assert ask(tunnel) == b"ping"
 
 
+def test_refusal_is_told_at_once_however_long_it_is(web: EmbeddedPeer, tmp_path: Path) -> None:
+    """What is longer than 2,048 bytes comes in chunks, on a connection that stays."""
+    user = f"oidc:{'x' * 2100}"
+    token = web.embedded.new_token(user)
+    file = web.embedded.write_kubeconfig(tmp_path / "config", Context(auth={"token": token}))
+    web.embedded.deny("create", "pods/portforward", user=user)
+    with pytest.raises(xf.RbacError, match="is forbidden: User"):
+        xf.k8s(kubeconfig=file).port_forward(deployment="web", local_port=0, remote_port=NUMBERS["echo"], timeout=15)
+
+
 def test_plugin_that_fails_says_so_in_one_line(web: EmbeddedPeer, plugin: Plugin, tmp_path: Path) -> None:
     file = web.embedded.write_kubeconfig(tmp_path / "config", Context(auth=plugin.entry))
     plugin.fails("your session has ended")

@@ -242,6 +242,17 @@ async def test_silent_api_server_is_what_is_named(
                 await asked
 
 
+async def test_look_at_the_port_of_a_link_that_is_lost_for_it_hears_the_reason(
+    distance: Distance, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A client waits for the next link; an opening has none to wait for."""
+    monkeypatch.setattr(api_module, "DEADLINE", 0.3)
+    async with linked(kubeconfig) as link, Probe(Endpoint("pod/web", ECHO)) as probe:
+        distance.still = True
+        with pytest.raises(DeadlineError, match="no answer from the API server"):
+            await probe.open(link)
+
+
 async def test_silent_api_server_is_what_a_connection_of_the_link_hears(
     distance: Distance, kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

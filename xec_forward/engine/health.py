@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from ..errors import DeadlineError, ForwardError, LostError, RefusedError
+from ..errors import ClosedError, DeadlineError, ForwardError, LostError, RefusedError
 from ..model import Fault, Health, Snapshot, Stage, TunnelState
 from ..spec import Endpoint
 from .links.base import Channel, Link
@@ -73,12 +73,18 @@ class Probe:
         self._answered.cancel()
 
     async def open(self, link: Link) -> None:
-        """Open the channel. Raises what `Link.open_channel` raises.
+        """Open the channel. Raises what `Link.open_channel` raises; where the link is lost, what it is lost for.
 
         Where a link opens channels before the far end was reached, and no hello is to follow that would tell, a refusal
         is waited for; a service that speaks first ends the wait.
         """
-        self._channel = await link.open_channel(self._connect, self)
+        try:
+            self._channel = await link.open_channel(self._connect, self)
+        except LostError:
+            # A client waits for the next link; who looks at this one wants to know what it is lost for.
+            if link.lost.done() and not isinstance(link.lost.result(), ClosedError):
+                raise link.lost.result() from link.lost.result().__cause__
+            raise
         if link.settle and not self.scheme:
             await asyncio.wait([self._settled], timeout=link.settle)
             if self._settled.done() and (error := self._settled.result()) is not None:

@@ -20,6 +20,8 @@ _REASONS = {
     410: "Expired",
     415: "UnsupportedMediaType",
 }
+# Go's net/http says no length of what is longer, and sends it in chunks.
+_CHUNKED = 2048
 
 
 def status(code: int, message: str, details: Mapping[str, str] | None = None) -> Body:
@@ -34,7 +36,11 @@ def status(code: int, message: str, details: Mapping[str, str] | None = None) ->
 def answer(body: object, code: int = 200) -> web.Response:
     """JSON as the API server sends it."""
     headers = {"Audit-Id": str(uuid.uuid4()), "Cache-Control": "no-cache, private"}
-    return web.Response(body=compact(body), status=code, content_type="application/json", headers=headers)
+    content = compact(body)
+    response = web.Response(body=content, status=code, content_type="application/json", headers=headers)
+    if len(content) > _CHUNKED:
+        response.enable_chunked_encoding()
+    return response
 
 
 def refusal(code: int, message: str, details: Mapping[str, str] | None = None) -> web.Response:

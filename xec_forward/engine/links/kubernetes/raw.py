@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 from yarl import URL
 
+from .body import Body
 from .dialled import Dialled
 from .failures import Answer, NotHttp, ProxyError
 
@@ -24,7 +25,9 @@ P = TypeVar("P", bound=asyncio.Protocol)
 # Makes the protocol from the headers (in lower case) of a 101; what it raises is raised to the caller.
 Make = Callable[[Mapping[str, str]], P]
 
-_LARGEST = 64 * 1024  # bytes of a head, and of a refusal's body
+_LARGEST = 64 * 1024  # bytes of a head
+# Seconds for the body of a refusal, once its head is there: the status says enough.
+BODY_DEADLINE = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +117,7 @@ class Head(Dialled):
         self._make: Make[asyncio.Protocol] | None = None
         self._answer: asyncio.Future[asyncio.Protocol | None] | None = None
         self._status = 0
-        self._length = 0
+        self._body: Body | None = None  # of a refusal
 
     async def ask(
         self, method: str, target: str, headers: Iterable[tuple[str, str]], make: Make[asyncio.Protocol] | None
@@ -126,7 +129,7 @@ class Head(Dialled):
         """
         lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
         self._make = make
-        self._status = 0
+        self._body = None
         self._received.clear()
         self._answer = asyncio.get_running_loop().create_future()
         if self.ended is not None:
@@ -139,42 +142,52 @@ class Head(Dialled):
     def data_received(self, data: bytes) -> None:
         if self._answer is None or self._answer.done():
             return
-        self._received += data
-        if not self._status:
-            self._read_head()
-        if self._status and not self._answer.done() and len(self._received) >= self._length:
+        if self._body is None:
+            self._received += data
+            self._read_heads()
+        else:
+            self._body.feed(data)
+        if self._body is not None and self._body.complete:
             self._refused()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         assert self.ended is not None
-        if self._status:
-            self._refused()  # its body goes on to the end of the connection
+        if self._body is not None:
+            self._refused()  # it goes on to the end of the connection
         else:
             self._fail(self.ended)
 
-    def _read_head(self) -> None:
-        end = self._received.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._received) > _LARGEST:
-                self._fail(NotHttp())
-            return
-        first, *lines = self._received[:end].decode("latin-1").split("\r\n")
-        del self._received[: end + 4]
+    def _read_heads(self) -> None:
+        """The head of the answer, and those of interim ones before it (RFC 9110, 15.2)."""
+        while (end := self._received.find(b"\r\n\r\n")) >= 0:
+            head = self._received[:end].decode("latin-1")
+            del self._received[: end + 4]
+            if self._read_head(head):
+                return
+        if len(self._received) > _LARGEST:
+            self._fail(NotHttp())
+
+    def _read_head(self, head: str) -> bool:
+        """Act on a head; whether it was the last."""
+        first, *lines = head.split("\r\n")
         words = first.split()
         if len(words) < 2 or not words[0].startswith("HTTP/1.") or not words[1].isdigit():
             self._fail(NotHttp())
-            return
+            return True
         headers = {name.strip().lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         status = int(words[1])
-        if self._make is None and 200 <= status < 300:
-            self._succeed(None)
-        elif self._make is not None and status == 101:
+        if self._make is not None and status == 101:
             self._hand_over(self._make, headers)
+        elif 100 <= status < 200:
+            return False
+        elif self._make is None and 200 <= status < 300:
+            self._succeed(None)
         else:
-            self._status = status
-            length = headers.get("content-length", "")
-            self._length = min(int(length), _LARGEST) if length.isdigit() else _LARGEST
+            self._status, self._body = status, Body(status, headers)
+            self._body.feed(bytes(self._received))
+            asyncio.get_running_loop().call_later(BODY_DEADLINE, self._refused)
+        return True
 
     def _hand_over(self, make: Make[asyncio.Protocol], headers: Mapping[str, str]) -> None:
         try:
@@ -193,7 +206,8 @@ class Head(Dialled):
             self._answer.set_result(successor)
 
     def _refused(self) -> None:
-        self._fail(Answer(self._status, bytes(self._received[:_LARGEST])))
+        assert self._body is not None
+        self._fail(Answer(self._status, self._body.content))
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
