@@ -257,6 +257,38 @@ async def test_client_that_ended_its_side_and_gets_no_answer_is_told_of_once(mon
         assert (h.relay.refused, len(h.relay.clients)) == (0, 2)
 
 
+async def test_client_that_ended_its_side_and_whose_answer_stands_still_is_told_of_once_and_gets_the_rest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be a slow answer: silence ends none, neither by an end of file nor by a reset."""
+    monkeypatch.setattr(far, "UNANSWERED", 0.1)
+    monkeypatch.setattr(far, "STANDSTILL", 0.2)
+    async with house() as h:
+        link = FakeLink(HalfClose.DEFERRED)
+        h.relay.attach(link)
+        client, slow = await h.connect(), await h.connect()
+        for each in (client, slow):
+            await send(each, b"request")
+            each.shutdown(socket.SHUT_WR)
+            channel = await link.channel()
+            await channel.wait_written(7)
+            if each is slow:  # it does not read: what it waits for is its own
+                channel.protocol.data_received(bytes(40_000_000))
+            else:
+                answered = channel
+                channel.protocol.data_received(b"the first part")
+                assert await receive(each) == b"the first part"
+        await until(lambda: h.failures)
+        await asyncio.sleep(0.4)
+        assert ["nothing more of its answer has come" in error.message for error in h.failures] == [True]
+        assert not answered.ended.is_set()
+        answered.protocol.data_received(b", and the rest")
+        answered.protocol.connection_lost(None)
+        assert await receive(client) == b", and the rest"
+        assert await receive(client) == b""
+        assert (h.relay.refused, len(h.relay.clients)) == (0, 1)
+
+
 async def test_link_without_half_close_delivers_the_answer_to_a_client_that_half_closed() -> None:
     async with house() as h:
         link = FakeLink(HalfClose.NONE)

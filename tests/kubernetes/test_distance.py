@@ -321,6 +321,29 @@ async def test_client_that_waits_for_a_service_which_waits_for_its_end_is_told_o
         await eventually(lambda: not front.relay.clients)
 
 
+async def test_client_that_has_its_answer_and_waits_for_an_end_is_told_of(
+    kubeconfig: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As `echo PING | nc -N`: nobody knows whether it is the whole answer, so no end of file says that it is."""
+    monkeypatch.setattr(far_module, "STANDSTILL", 0.3)
+    async with linked(kubeconfig) as link, house() as front:
+        front.relay.attach(link)
+        front.relay.connect = Endpoint("pod/web", ECHO)
+        client, loop = await front.connect(), asyncio.get_running_loop()
+        await loop.sock_sendall(client, b"PING")
+        client.shutdown(socket.SHUT_WR)
+        assert await loop.sock_recv(client, 100) == b"PING"
+        await eventually(lambda: bool(front.failures))
+        (error,) = front.failures
+        assert "a client has ended its side, and nothing more of its answer has come for 0.3 s" in str(error)
+        assert "until the client closes" in error.hint
+        client.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            client.recv(1)
+        client.close()
+        await eventually(lambda: not front.relay.clients)
+
+
 async def test_refused_port_is_refused_also_where_the_way_is_long(
     embedded: EmbeddedPeer, far: Callable[..., Distance], tmp_path: Path
 ) -> None:

@@ -11,8 +11,10 @@ from .links.base import Channel, HalfClose
 if TYPE_CHECKING:
     from .splice import Client
 
-# Seconds without a first byte for a client whose end could not be passed on, until that is told.
+# A client whose end could not be passed on: seconds without a first byte of its answer, and without another one, until
+# that is told. No longer silence says that the answer is whole, so the end is not passed on then either.
 UNANSWERED = 5.0
+STANDSTILL = 10.0
 
 
 class Far:
@@ -27,11 +29,11 @@ class Far:
         self._lost = False
         self.answered = False
         self.paused = False
-        self._unanswered: asyncio.TimerHandle | None = None
+        self._near_ended = 0.0
+        self._look: asyncio.TimerHandle | None = None
 
     def data_received(self, data: bytes) -> None:
         self.answered = True
-        self._stop_waiting()
         self.client.deliver(data)
 
     def eof_received(self) -> None:
@@ -72,8 +74,8 @@ class Far:
         if self._half_close is HalfClose.NOW or (self._ended and self._half_close is HalfClose.DEFERRED):
             self.channel.write_eof()
         elif self._half_close is HalfClose.DEFERRED:
-            if not self.answered:
-                self._unanswered = asyncio.get_running_loop().call_later(UNANSWERED, self._tell_unanswered)
+            self._near_ended = asyncio.get_running_loop().time()
+            self._look_at_answer()
             self.client.pass_end_when_gone()
         if self._ended:
             self.client.finish()
@@ -88,14 +90,25 @@ class Far:
         else:
             self.channel.abort()
 
-    def _tell_unanswered(self) -> None:
-        """It may be a slow answer; but where the service waits for the end of what it is sent, nothing else says so."""
-        self._unanswered = None
-        hint = "That end cannot be passed on before the answer: a service that answers only then never does"
-        message = f"a client has ended its side, and no answer has begun within {UNANSWERED:g} s"
+    def _look_at_answer(self) -> None:
+        """Tell where it stands still. It may be a slow one; but where the service waits for the end of what it is sent,
+        nothing else says so."""
+        loop = asyncio.get_running_loop()
+        limit = STANDSTILL if self.answered else UNANSWERED
+        still = min(self.client.standstill(), loop.time() - self._near_ended)
+        if still < limit:
+            self._look = loop.call_later(limit - still, self._look_at_answer)
+            return
+        self._look = None
+        if self.answered:
+            message = f"a client has ended its side, and nothing more of its answer has come for {limit:g} s"
+            hint = "That end cannot be passed on: a service that waits for it stays connected until the client closes"
+        else:
+            message = f"a client has ended its side, and no answer has begun within {limit:g} s"
+            hint = "That end cannot be passed on before the answer: a service that answers only then never does"
         self.client.tell(DeadlineError(message, hint=hint))
 
     def _stop_waiting(self) -> None:
-        if self._unanswered is not None:
-            self._unanswered.cancel()
-            self._unanswered = None
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None

@@ -283,6 +283,12 @@ class Client(asyncio.Protocol):
             self._moved = now
         return self.phase in (Phase.SPLICED, Phase.ENDED) and now - self._moved < QUIET
 
+    def standstill(self) -> float:
+        """Seconds since bytes passed; 0 while it has some to take yet."""
+        if self._near is None or self._near.get_write_buffer_size():
+            return 0.0
+        return asyncio.get_running_loop().time() - self._moved
+
     def reset(self, error: ForwardError) -> None:
         """End both sides now; the client sees a reset (EOF on a unix socket)."""
         self._break()
