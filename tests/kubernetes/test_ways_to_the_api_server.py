@@ -7,10 +7,11 @@ import contextlib
 import json
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tests.peers.netns import missing as namespaces_missing
 from tests.peers.ports import port_free
 from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
+from tests.peers.unanswering import Unanswering
 from xec_forward.client.session import current
 from xec_forward.demo.cluster.kubeconfig import Context
 
@@ -45,6 +47,20 @@ def forward(cluster: xf.Cluster, port: int = ECHO) -> xf.Tunnel:
 
 def port_of(web: EmbeddedPeer) -> int:
     return int(web.embedded.server.rpartition(":")[2])
+
+
+def in_a_namespace_of_its_own(
+    mounts: str, program: str, *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """A program of Python's that sees these mounts, which nobody else does."""
+    return subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh", sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment,
+        cwd=Path(xf.__file__).parent.parent,
+    )
 
 
 # ---- a bastion
@@ -124,13 +140,13 @@ def test_bastion_that_does_not_reach_the_api_server_is_told(web: EmbeddedPeer, g
 
 
 @contextlib.contextmanager
-def proxied() -> Iterator[HttpProxy]:
+def proxied(tls: ssl.SSLContext | None = None) -> Iterator[HttpProxy]:
     """`http_proxy` on a thread of its own."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever)
     thread.start()
     try:
-        context = http_proxy()
+        context = http_proxy(tls)
         yield asyncio.run_coroutine_threadsafe(context.__aenter__(), loop).result(10)
         asyncio.run_coroutine_threadsafe(context.__aexit__(None, None, None), loop).result(10)
     finally:
@@ -192,6 +208,49 @@ def test_tls_server_name_of_the_entry_is_what_the_certificate_must_have(web: Emb
     bad = web.embedded.write_kubeconfig(tmp_path / "bad", Context(cluster={"tls-server-name": "elsewhere"}))
     with pytest.raises(xf.ConfigError, match="certificate is for another name"):
         forward(xf.k8s(kubeconfig=bad))
+
+
+# ---- a name with two addresses
+
+DUAL = """
+import json, socket, sys, time
+import xec_forward as xf
+began, cluster = time.monotonic(), xf.k8s(kubeconfig=sys.argv[1])
+with cluster.port_forward(deployment="web", local_port=0, remote_port=7000, timeout=15) as tunnel:
+    with socket.create_connection(("127.0.0.1", tunnel.local_port), timeout=10) as client:
+        client.sendall(b"ping")
+        print(json.dumps([client.recv(4).decode(), time.monotonic() - began]))
+"""
+
+
+@pytest.mark.parametrize("way", ["server", "http", "https"])
+def test_address_that_does_not_answer_holds_up_nothing(web: EmbeddedPeer, tmp_path: Path, way: str) -> None:
+    """As with an IPv6 that leads nowhere: the name has ::1, where all packets are dropped, before 127.0.0.1."""
+    if reason := namespaces_missing():
+        pytest.skip(reason)
+    with contextlib.ExitStack() as running:
+        entry = {"server": f"https://dual.test:{port_of(web)}", "tls-server-name": "kubernetes"}
+        port = port_of(web)
+        if way != "server":
+            (tmp_path / "proxy.pem").write_bytes(b"".join(web.embedded._authority.server(("dual.test",))))
+            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            tls.load_cert_chain(tmp_path / "proxy.pem")
+            proxy = running.enter_context(proxied(tls if way == "https" else None))
+            proxy.routes[f"dual.test:{port}"] = ("127.0.0.1", port)
+            entry["proxy-url"] = f"{way}://dual.test:{proxy.port}"
+            port = proxy.port
+        try:
+            running.enter_context(Unanswering("::1", port))
+        except OSError:
+            pytest.skip("IPv6")
+        hosts = tmp_path / "hosts"
+        hosts.write_text("::1 dual.test\n127.0.0.1 dual.test localhost\n")
+        file = web.embedded.write_kubeconfig(tmp_path / "config", Context(cluster=entry))
+        done = in_a_namespace_of_its_own(f"mount --bind {hosts} /etc/hosts", DUAL, str(file))
+        assert done.returncode == 0, done.stderr
+        answer, took = json.loads(done.stdout)
+        assert answer == "ping"
+        assert took < 8  # a dial that waits for ::1 takes 20
 
 
 # ---- contexts and files
@@ -256,13 +315,6 @@ def test_service_account_of_the_pod_that_we_are_in_is_used(web: EmbeddedPeer, tm
         "KUBERNETES_SERVICE_HOST": "127.0.0.1",
         "KUBERNETES_SERVICE_PORT": str(port_of(web)),
     }
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", f'{mounts} && exec "$@"', "sh", sys.executable, "-c", INSIDE],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env=environment,
-        cwd=Path(xf.__file__).parent.parent,
-    )
+    done = in_a_namespace_of_its_own(mounts, INSIDE, environment=environment)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == ["ping", ["in-cluster"]]

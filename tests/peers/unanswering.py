@@ -15,18 +15,19 @@ from types import TracebackType
 
 
 class Unanswering:
-    """127.0.0.1:`port`, while the context is open."""
+    """`port` of 127.0.0.1, or of another address of this machine, while the context is open. Raises OSError."""
 
-    def __init__(self) -> None:
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._listener = socket.socket(family)
+        self._listener.bind((host, port))
         self._listener.listen(0)
         self.port: int = self._listener.getsockname()[1]
         # One that is never accepted fills the backlog; the next is the proof.
-        self._filler = socket.create_connection(("127.0.0.1", self.port), 5)
-        with socket.socket() as probe:
+        self._filler = socket.create_connection((host, self.port), 5)
+        with socket.socket(family) as probe:
             probe.settimeout(0.2)
-            assert probe.connect_ex(("127.0.0.1", self.port)) == errno.EAGAIN, "the backlog is not full"
+            assert probe.connect_ex((host, self.port)) == errno.EAGAIN, "the backlog is not full"
 
     def answer(self) -> None:
         """Accept whoever comes, and send back what they send."""

@@ -37,6 +37,7 @@ from ...relay import Relay
 from ...socks import Progress
 from ..base import Channel, ChannelProtocol, HalfClose, Link
 from ..tcp import TcpStream
+from . import dialled
 from .config import Context
 from .dialled import Dialled
 from .failures import Answer, NotHttp, by_proxy, explain
@@ -227,7 +228,7 @@ class _ProxyLink(Link):
         host, port = str(self._proxy.host), self._proxy.port or 0
         address = (host, port) if self._via is None else await self._via(host, port)
         name = host if self._tls is not None else None
-        await asyncio.get_running_loop().create_connection(make, *address, ssl=self._tls, server_hostname=name)
+        await dialled.connect(make, *address, tls=self._tls, server_name=name)
 
     async def round_trip(self) -> float:
         """See Link. Nobody asks."""

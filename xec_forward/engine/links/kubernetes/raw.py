@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from yarl import URL
 
 from .body import Body
-from .dialled import Dialled
+from .dialled import Dialled, connect
 from .failures import Answer, NotHttp, ProxyError
 
 P = TypeVar("P", bound=asyncio.Protocol)
@@ -75,14 +75,13 @@ async def upgrade(way: Way, method: str, target: str, headers: Iterable[tuple[st
 
 async def _connect(way: Way, head: Head) -> None:
     """Dial, ask the proxy for the way on where there is one, and have TLS with the API server where it has it."""
-    loop = asyncio.get_running_loop()
     host, port = way.address
     if way.proxy is None:
         name = way.server_name if way.tls else None
-        await loop.create_connection(lambda: head, host, port, ssl=way.tls, server_hostname=name)
+        await connect(lambda: head, host, port, tls=way.tls, server_name=name)
         return
     try:
-        await loop.create_connection(lambda: head, host, port)
+        await connect(lambda: head, host, port)
     except OSError as error:
         raise ProxyError from error
     target = f"[{way.host}]:{way.port}" if ":" in way.host else f"{way.host}:{way.port}"
@@ -91,6 +90,7 @@ async def _connect(way: Way, head: Head) -> None:
     except Answer as answer:
         raise ProxyError(answer.status) from None
     if way.tls is not None:
+        loop = asyncio.get_running_loop()
         transport = await loop.start_tls(head.transport, head, way.tls, server_hostname=way.server_name)
         if transport is None:
             raise ConnectionResetError("the connection ended while TLS began")
