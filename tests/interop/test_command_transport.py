@@ -68,7 +68,7 @@ class NoOpening:
 
     def __init__(self) -> None:
         self.steps: list[str] = []
-        self.connect_within = float("inf")
+        self.connect_within = self.remaining = float("inf")
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

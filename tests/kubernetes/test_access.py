@@ -54,6 +54,9 @@ class Plugin:
     def fails(self, words: str) -> None:
         self._write(f"echo '{words}' >&2\nexit 3")
 
+    def hangs(self, words: str) -> None:
+        self._write(f"echo '{words}' >&2\nexec sleep 60")
+
     def _write(self, body: str) -> None:
         self.script.write_text(f"#!/bin/sh\necho run >>{self._runs}\n{body}\n")
         self.script.chmod(0o700)
@@ -131,6 +134,18 @@ def test_client_certificate_logs_in(web: EmbeddedPeer, tmp_path: Path) -> None:
     file = web.embedded.write_kubeconfig(tmp_path / "config", Context(auth="certificate", user="ana"))
     with forward(file) as tunnel:
         assert ask(tunnel) == b"ping"
+
+
+def test_plugin_has_the_time_of_the_opening_and_its_last_words_are_told(
+    web: EmbeddedPeer, plugin: Plugin, tmp_path: Path
+) -> None:
+    file = web.embedded.write_kubeconfig(tmp_path / "config", Context(auth=plugin.entry))
+    plugin.hangs("open https://login.example in a browser")
+    with pytest.raises(xf.DeadlineError) as caught:
+        xf.k8s(kubeconfig=file).port_forward(deployment="web", local_port=0, remote_port=NUMBERS["echo"], timeout=2)
+    text = str(caught.value)
+    assert "demo: the plugin company-login did not answer within 1.8 s; its last words: open https://login.ex" in text
+    assert "--timeout S allows more time" in text
 
 
 def test_refusal_is_told_at_once_however_long_it_is(web: EmbeddedPeer, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from xec_forward.engine.health import Probe
 from xec_forward.engine.links import kubernetes
 from xec_forward.engine.links.base import Link
 from xec_forward.engine.links.kubernetes import api as api_module
+from xec_forward.engine.links.kubernetes import cluster as cluster_module
 from xec_forward.engine.links.kubernetes import link as link_module
 from xec_forward.engine.links.kubernetes import plugin, pulse
 from xec_forward.engine.links.kubernetes import session as session_module
@@ -294,6 +295,33 @@ async def test_hanging_plugin_is_what_is_named(
         assert {str(each) for each in outcomes} == {str(outcomes[0])}
         assert "the plugin give-token did not answer within 0.5 s" in str(outcomes[0])
         assert runs.read_text().count("run") == 2, "whoever waits for the plugin shares its failure too"
+
+
+async def test_first_login_may_take_as_long_as_the_opening_and_a_renewal_no_longer_than_its_own_time(
+    embedded: EmbeddedPeer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a login in a browser, with a second factor."""
+    embedded.add_pod("web")
+    program = tmp_path / "login"
+    token = embedded.embedded.new_token("ana")
+    status = f'{{"token": "{token}"}}'
+    answer = f'{{"kind": "ExecCredential", "apiVersion": "client.authentication.k8s.io/v1", "status": {status}}}'
+    program.write_text(f"#!/bin/sh\nsleep 1\ncat <<'END'\n{answer}\nEND\n")
+    program.chmod(0o700)
+    entry = {"exec": {"command": str(program), "apiVersion": "client.authentication.k8s.io/v1"}}
+    config = embedded.embedded.write_kubeconfig(tmp_path / "config", Context(auth=entry))
+    monkeypatch.setattr(plugin, "DEADLINE", 0.5)
+    pool, opening = Pool(), Conversation()
+    opening.remaining = 10
+    try:
+        dial = partial(cluster_module.dial, ClusterTarget(kubeconfig=str(config)), pool=pool)
+        lease = await pool.acquire("cluster", dial, opening)
+        embedded.embedded.expire_token(token)
+        with pytest.raises(DeadlineError, match=r"the plugin login did not answer within 0\.5 s"):
+            await cluster_module.api_of(lease.link, "default").get("/version")
+        lease.release()
+    finally:
+        await pool.close()
 
 
 async def test_client_that_waits_for_a_service_which_waits_for_its_end_is_told_of(

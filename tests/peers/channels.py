@@ -95,7 +95,7 @@ class Conversation:
     """
 
     def __init__(self, answers: Mapping[str, str | list[str]] | None = None, *, person: bool = False) -> None:
-        self.connect_within = float("inf")
+        self.connect_within = self.remaining = float("inf")
         self.asked: list[tuple[str, str, str]] = []
         self.steps: list[str] = []
         self._answers = {

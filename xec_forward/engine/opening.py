@@ -87,6 +87,12 @@ class CallOpening:
         """Say of the last step what was seen in it."""
         self.steps[-1] = Step(self.steps[-1].name, self.steps[-1].seconds, outcome)
 
+    @property
+    def remaining(self) -> float:
+        """See links.base.Opening."""
+        when = self._deadline.when() if self._deadline is not None else None
+        return max(0.0, when - asyncio.get_running_loop().time()) if when is not None else float("inf")
+
     def limit(self, deadline: asyncio.Timeout) -> None:
         """Name the deadline that stands still while a question is out."""
         self._deadline = deadline

@@ -161,10 +161,14 @@ class Opening(Protocol):
     Attributes:
         connect_within: seconds that a connection may take to come about before the dial is to fail. Short where another
             try follows: it starts afresh, where TCP repeats what an outage swallowed ever more rarely.
+        remaining: seconds until whoever waits gives up; infinity where that was not said.
     """
 
     @property
     def connect_within(self) -> float: ...
+
+    @property
+    def remaining(self) -> float: ...
 
     def step(self, name: str) -> AbstractContextManager[None]:
         """Time a part of the opening; shown live, and on the card."""

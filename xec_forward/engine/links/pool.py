@@ -191,6 +191,11 @@ class _Flight:
         """The patience of the most patient who waits."""
         return max((waiter.opening.connect_within for waiter in self.waiters), default=float("inf"))
 
+    @property
+    def remaining(self) -> float:
+        """Until the last one gives up."""
+        return max((waiter.opening.remaining for waiter in self.waiters), default=float("inf"))
+
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         self._asked = self._asked or not source
         asked: set[_Waiter] = set()

@@ -76,17 +76,18 @@ class Api:
         )
 
     @classmethod
-    async def open(cls, target: ClusterTarget, via: Via | None = None) -> Api:
+    async def open(cls, target: ClusterTarget, via: Via | None = None, patience: float = float("inf")) -> Api:
         """Read the kubeconfig and log in; nothing is asked of the API server yet.
 
         Args:
             target: which context of which kubeconfig.
             via: the way to it, where it is not reached directly; for a cluster with a proxy, the way to that.
+            patience: see `credentials.Credentials.current`.
 
         Raises:
             ConfigError, AuthenticationError: see `credentials.Credentials.current`.
         """
-        credentials = await Credentials.open(target)
+        credentials = await Credentials.open(target, patience)
         return cls(credentials, await credentials.current(), via)
 
     def within(self, namespace: str) -> Api:

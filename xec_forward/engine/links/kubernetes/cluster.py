@@ -51,7 +51,7 @@ async def dial(target: ClusterTarget, opening: Opening, pool: Pool) -> ClusterLi
         approach = Approach(lease.link)
     try:
         with opening.step("api"):
-            api = await Api.open(_whole(target), via=approach)
+            api = await Api.open(_whole(target), via=approach, patience=opening.remaining)
     except BaseException:
         if approach is not None:
             await approach.close()

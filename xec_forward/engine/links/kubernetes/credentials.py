@@ -82,14 +82,18 @@ class Credentials:
         self._failure: ForwardError | None = None  # of the last renewal
 
     @classmethod
-    async def open(cls, target: ClusterTarget) -> Credentials:
-        """Read the kubeconfig and log in. Raises what `current` raises."""
+    async def open(cls, target: ClusterTarget, patience: float = float("inf")) -> Credentials:
+        """Read the kubeconfig and log in, as `current` does. Raises what that raises."""
         credentials = cls(target, await asyncio.to_thread(load, target))
-        await credentials.current()
+        await credentials.current(patience)
         return credentials
 
-    async def current(self) -> Login:
+    async def current(self, patience: float = float("inf")) -> Login:
         """A login that has not ended.
+
+        Args:
+            patience: seconds that whoever waits for it has, a plugin's person included; infinity: no person is there,
+                see `plugin.DEADLINE`.
 
         Raises:
             ConfigError: the kubeconfig or a file that it names is at fault, or a plugin is not there.
@@ -101,7 +105,7 @@ class Credentials:
             if self._login is None or time.time() >= self._login.expires:
                 if self._renewals != seen and self._failure is not None:
                     raise self._failure  # of the one that was waited for: another would fail as it did, and as late
-                self._login = await self._load()
+                self._login = await self._load(patience)
             return self._login
 
     async def renewed(self, refused: Login) -> Login | None:
@@ -114,10 +118,10 @@ class Credentials:
             same = self._login.headers == refused.headers and self._login.tls is refused.tls
             return None if same else self._login
 
-    async def _load(self) -> Login:
+    async def _load(self, patience: float = float("inf")) -> Login:
         self._failure = None
         try:
-            user, expires = await _resolve(self.context)
+            user, expires = await _resolve(self.context, patience)
             return await asyncio.to_thread(_login, self.context, user, expires, self._login)
         except ForwardError as error:
             self._failure = error
@@ -126,7 +130,7 @@ class Credentials:
             self._renewals += 1
 
 
-async def _resolve(context: Context) -> tuple[dict[str, Any], float]:
+async def _resolve(context: Context, patience: float) -> tuple[dict[str, Any], float]:
     """The user's entry with whatever it refers to in its place: a token or a certificate; and when that ends."""
     user, now = dict(context.user), time.time()
     if path := user.pop("tokenFile", None):
@@ -136,7 +140,7 @@ async def _resolve(context: Context) -> tuple[dict[str, Any], float]:
     if user.get("token") or user.get("username"):
         return user, float("inf")
     if user.get("exec"):
-        credential = await plugin.ask(context)
+        credential = await plugin.ask(context, patience)
         if credential.token:
             user["token"] = credential.token
         if credential.certificate and credential.key:

@@ -112,7 +112,7 @@ async def _log_in(target: ClusterTarget, context: Context, chart: Chart) -> tupl
     seconds = chart.limit()
     try:
         async with asyncio.timeout(seconds) as timeout:
-            return credentials, await credentials.current()
+            return credentials, await credentials.current(seconds)
     except TimeoutError as error:
         if isinstance(error, ForwardError) or not timeout.expired():
             raise

@@ -25,8 +25,11 @@ from ...pipes import connect_reading, connect_writing
 from ...program import OUTPUT_GRACE, Ending, Program
 from .config import Context, shown
 
-# Seconds a plugin may take: below the 30 s that an opening has, so that its last words still reach the user.
+# Seconds a plugin may take to renew a credential, for which nobody waits whose patience is known.
 DEADLINE = 25.0
+# Seconds, or the part, of an opening's patience that it leaves: so that its last words still reach the user. All else
+# is its own, for a login in a browser may take a person a while.
+_LEFT, _LEFT_PART = 2.0, 0.1
 
 _GROUP = "client.authentication.k8s.io"
 _VERSIONS = (f"{_GROUP}/v1", f"{_GROUP}/v1beta1")
@@ -74,8 +77,11 @@ class Credential:
     expires: float | None
 
 
-async def ask(context: Context) -> Credential:
+async def ask(context: Context, patience: float = float("inf")) -> Credential:
     """Run the plugin of the context's user. Cancelling it ends the plugin.
+
+    Args:
+        patience: seconds that whoever waits for it has; infinity: DEADLINE.
 
     Raises:
         ConfigError: the entry is malformed, or the program is not installed.
@@ -95,7 +101,7 @@ async def ask(context: Context) -> Credential:
         raise ConfigError(f"the plugin {shown(command)} is not there", hop=context.name, hint=hint)
     information = await asyncio.to_thread(_information, entry, version, context)
     script = _script(program, entry, information, context)
-    ending, output = await _run(script, name, context)
+    ending, output = await _run(script, name, context, patience)
     if ending.status != 0:
         _failed(name, ending, context)
     return _credential(output, name, version, ending, context)
@@ -158,8 +164,10 @@ def _script(program: str, entry: Mapping[str, Any], information: str, context: C
     return script
 
 
-async def _run(script: str, name: str, context: Context) -> tuple[Ending, bytes]:
+async def _run(script: str, name: str, context: Context, patience: float) -> tuple[Ending, bytes]:
     """Run it to its end; how it ended, and what it wrote to its standard output."""
+    waited_for = patience != float("inf")
+    deadline = patience - min(_LEFT, patience * _LEFT_PART) if waited_for else DEADLINE
     answer, given = _Answer(), _Script()
     program: Program | None = None
     theirs = []
@@ -172,15 +180,16 @@ async def _run(script: str, name: str, context: Context) -> tuple[Ending, bytes]
         await connect_writing(given, ours)
         given.send(script)
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(deadline):
                 program = await Program.start('eval "$(cat)"', name, stdin=inbound, stdout=outbound, logged=False)
                 while theirs:
                     os.close(theirs.pop())
                 await asyncio.wait([program.ended])
         except TimeoutError:
             words = _last_words(program.last_words) if program is not None else ""
-            message = f"the plugin {name} did not answer within {DEADLINE:g} s{words}"
-            raise DeadlineError(message, hop=context.name, hint=_log_in(name)) from None
+            message = f"the plugin {name} did not answer within {round(deadline, 1):g} s{words}"
+            hint = _log_in(name) + ("; --timeout S allows more time" if waited_for else "")
+            raise DeadlineError(message, hop=context.name, hint=hint) from None
         # A helper that it left behind may hold the pipe for ever.
         await asyncio.wait([answer.ended], timeout=OUTPUT_GRACE)
         ending = program.ended.result()

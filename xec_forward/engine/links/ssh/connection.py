@@ -149,6 +149,7 @@ class _PatientOpening:
         self.step = opening.step
         self.wait_for = opening.wait_for
         self.connect_within = opening.connect_within
+        self.remaining = opening.remaining
 
     async def ask(self, kind: str, *, source: str = "", prompt: str = "", echo: bool = False) -> str:
         self._clock.stop()

@@ -117,7 +117,7 @@ class _Silent:
 
     def __init__(self, source: Resolve) -> None:
         self._source = source
-        self.connect_within = float("inf")
+        self.connect_within = self.remaining = float("inf")
 
     def step(self, name: str) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
