@@ -414,6 +414,22 @@ async def test_what_is_no_api_server_is_told(
         assert caught.value.hop == f"127.0.0.1:{port}"
 
 
+@both_ways
+async def test_server_that_is_busy_is_asked_again_when_it_says_and_not_for_ever(
+    cluster: Cluster, api: Api, tmp_path: Path, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.add_pod("web-1")
+    cluster.be_busy(429)
+    assert await soon(ask(api))
+    for after, tries in ((b"0", 3), (b"60", 1), (b"Fri, 27 Nov 2026 10:00:00 GMT", 1)):
+        monkeypatch.setattr(api_module, "PATIENCE", 0.25)
+        reply = b"HTTP/1.1 503 No\r\nContent-Length: 9\r\nRetry-After: " + after + b"\r\n\r\nno leader"
+        async with answering(reply) as (port, heads), opened(plain(tmp_path, f"http://127.0.0.1:{port}")) as other:
+            with pytest.raises(UnreachableError, match="answers 503: no leader"):
+                await soon(ask(other))
+            assert len(heads) in ((tries, tries + 1) if tries > 1 else (1,))
+
+
 async def test_page_in_the_place_of_json_is_told(tmp_path: Path) -> None:
     reply = b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\n<html>"
     async with answering(reply) as (port, _), opened(plain(tmp_path, f"http://127.0.0.1:{port}")) as api:

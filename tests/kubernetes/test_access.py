@@ -148,6 +148,14 @@ def test_plugin_has_the_time_of_the_opening_and_its_last_words_are_told(
     assert "--timeout S allows more time" in text
 
 
+def test_api_server_that_is_busy_is_asked_again_when_it_says(web: EmbeddedPeer, tmp_path: Path) -> None:
+    web.embedded.be_busy(429, 500)
+    with forward(web.kubeconfig) as tunnel:
+        assert ask(tunnel) == b"ping"
+        first, again, *_ = web.embedded.requests
+        assert first == again
+
+
 def test_refusal_is_told_at_once_however_long_it_is(web: EmbeddedPeer, tmp_path: Path) -> None:
     """What is longer than 2,048 bytes comes in chunks, on a connection that stays."""
     user = f"oidc:{'x' * 2100}"

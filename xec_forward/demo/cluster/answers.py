@@ -19,6 +19,7 @@ _REASONS = {
     409: "Conflict",
     410: "Expired",
     415: "UnsupportedMediaType",
+    500: "ServerTimeout",
 }
 # Go's net/http says no length of what is longer, and sends it in chunks.
 _CHUNKED = 2048
@@ -46,6 +47,17 @@ def answer(body: object, code: int = 200) -> web.Response:
 def refusal(code: int, message: str, details: Mapping[str, str] | None = None) -> web.Response:
     """A failure told by the API server: a Status, and the connection stays."""
     return answer(status(code, message, details), code)
+
+
+def busy(code: int) -> web.Response:
+    """Who has too much to do (429), or whose store has no leader at the moment (500), wants to be asked again."""
+    if code == 429:
+        return web.Response(
+            status=429, text="Too many requests, please try again later.\n", headers={"Retry-After": "1"}
+        )
+    response = refusal(500, "The get operation against pods could not be completed at this time, please try again.")
+    response.headers["Retry-After"] = "1"
+    return response
 
 
 def plain(code: int, text: str, headers: Mapping[str, str] | None = None) -> web.Response:

@@ -119,6 +119,10 @@ class Cluster:
         """It is back, on the same port."""
         self._await(self._server.start)
 
+    def be_busy(self, *statuses: int) -> None:
+        """Answer the next requests with these, 429 or 500, and `Retry-After: 1`."""
+        self.call(lambda: self.state.busy.extend(statuses))
+
     def forget(self) -> None:
         """Compact the log of changes: a watch from an earlier resourceVersion gets 410."""
         self.call(self.state.store.forget)

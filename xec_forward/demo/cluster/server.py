@@ -16,7 +16,7 @@ from aiohttp import web
 
 from . import discovery
 from .access import Access
-from .answers import answer, compact, refusal, status
+from .answers import answer, busy, compact, refusal, status
 from .containerd import Timing
 from .controller import Controller
 from .counts import Count
@@ -47,6 +47,7 @@ class State:
         upgrades, streams: port-forward requests that were upgraded, and connections over them.
         upgraded: the protocol of each upgrade, in order.
         requests: method and path of each request.
+        busy: the statuses of the next answers, 429 or 500, each with a Retry-After.
     """
 
     def __init__(self, version: str) -> None:
@@ -62,6 +63,7 @@ class State:
         self.streams = Count()
         self.upgraded: list[str] = []
         self.requests: list[str] = []
+        self.busy: list[int] = []
 
     @contextmanager
     def upgrade(self, protocol: str) -> Iterator[None]:
@@ -131,6 +133,8 @@ class Server:
         user = state.access.user(request.headers, _certificate_name(request))
         if user is None:
             return refusal(401, "Unauthorized")
+        if state.busy:
+            return busy(state.busy.pop(0))
         document = self._document(request)
         if document is not None:
             return answer(document)

@@ -34,6 +34,10 @@ P = TypeVar("P", bound=asyncio.Protocol)
 
 # Seconds for a request and the whole of its answer; a watch has them until it begins, an upgrade until its 101.
 DEADLINE = 20.0
+# Seconds in which a server that is busy is asked again when it says (Retry-After), as client-go does: less than an
+# opening has, so that what it answers in the end is told.
+PATIENCE = 15.0
+_SOONEST = 0.1
 _SOCKS_PORT = 1080
 _LARGEST = 64 << 20  # bytes of an answer
 _LARGEST_EVENT = 8 << 20  # and of one event of a watch: etcd's objects end at 1.5 MiB
@@ -215,8 +219,18 @@ class Api:
         return await self._in_time(action, other)
 
     async def _in_time(self, action: Callable[[Login], Awaitable[T]], login: Login) -> T:
-        async with self._in_our_words(), asyncio.timeout(DEADLINE):
-            return await action(login)
+        """Act within the deadline; again, within the same, when a server that is busy wants to be asked again."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + PATIENCE
+        while True:
+            try:
+                async with self._in_our_words(), asyncio.timeout(DEADLINE):
+                    return await action(login)
+            except ForwardError as error:
+                again = error.__cause__.again if isinstance(error.__cause__, Answer) else None
+                if again is None or loop.time() + again > end:
+                    raise
+            await asyncio.sleep(max(again, _SOONEST))
 
     async def _request(
         self, login: Login, method: str, path: str, params: Params, body: bytes | None = None
@@ -258,7 +272,8 @@ class Api:
         """Called by aiohttp for each answer. Raises the error of one that is no success."""
         if response.status < 300:
             return
-        answer = Answer(response.status, await _read(response, _LARGEST_REFUSAL))
+        body = await _read(response, _LARGEST_REFUSAL)
+        answer = Answer(response.status, body, response.headers.get("Retry-After", ""))
         raise self._judged(answer, response.url.path) from answer
 
     def _judged(self, answer: Answer, path: str) -> ForwardError:

@@ -19,7 +19,7 @@ from .upgrade import Kind, Upgrade
 from .websocket import WebSocketUpgrade, accepted, handshake
 
 _NOT_FOUND = 404
-# Answers that no other way of asking changes: who we are, no such pod, too many requests.
+# Answers that no other way of asking changes: who we are, no such pod, too many requests; and of who is busy.
 _FINAL = (401, _NOT_FOUND, 429)
 
 
@@ -104,8 +104,8 @@ class Dialler:
 
     def _worth_another(self, error: ForwardError) -> bool:
         """Whether the refusal may be of the protocol, or of the verb, and not of the pod or the user."""
-        if (status := _status(error)) is not None:
-            return status not in _FINAL
+        if isinstance(answer := error.__cause__, Answer):
+            return answer.status not in _FINAL and answer.again is None
         # What is between may answer in the server's place, or cut what it does not know.
         return isinstance(error, ConfigError | LostError) and not self._worked
 

@@ -49,11 +49,15 @@ class Answer(Passing):
         reason: the reason of the Status object, such as NotFound; "" where the body is none.
         text: the message of the Status object, else the body's text; one line, cut short.
         details: of the Status object: kind, name.
+        again: seconds after which it wants to be asked again, None where it does not say so.
     """
 
-    def __init__(self, status: int, body: bytes) -> None:
+    def __init__(self, status: int, body: bytes, retry_after: str = "") -> None:
         self.status = status
         self.reason, self.text, self.details = _read_status(body)
+        # As client-go: of who is busy, in seconds.
+        busy = status == 429 or status >= 500
+        self.again = float(retry_after) if busy and retry_after.isascii() and retry_after.isdecimal() else None
         super().__init__(f"HTTP {status}: {self.text or 'no reason given'}")
 
 

@@ -116,7 +116,7 @@ class Head(Dialled):
         self._received = bytearray()
         self._make: Make[asyncio.Protocol] | None = None
         self._answer: asyncio.Future[asyncio.Protocol | None] | None = None
-        self._status = 0
+        self._status, self._retry_after = 0, ""
         self._body: Body | None = None  # of a refusal
 
     async def ask(
@@ -184,7 +184,8 @@ class Head(Dialled):
         elif self._make is None and 200 <= status < 300:
             self._succeed(None)
         else:
-            self._status, self._body = status, Body(status, headers)
+            self._status, self._retry_after = status, headers.get("retry-after", "")
+            self._body = Body(status, headers)
             self._body.feed(bytes(self._received))
             asyncio.get_running_loop().call_later(BODY_DEADLINE, self._refused)
         return True
@@ -207,7 +208,7 @@ class Head(Dialled):
 
     def _refused(self) -> None:
         assert self._body is not None
-        self._fail(Answer(self._status, self._body.content))
+        self._fail(Answer(self._status, self._body.content, self._retry_after))
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
