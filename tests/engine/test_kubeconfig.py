@@ -284,13 +284,19 @@ async def test_user_and_password_and_nobody(tmp_path: Path) -> None:
 
 
 async def test_impersonation_is_carried_out(tmp_path: Path) -> None:
-    user = {"token": "t", "as": "bo", "as-groups": ["dev", "ops"], "as-user-extra": {"reason": ["audit"]}}
+    user = {
+        "token": "t",
+        "as": "bo",
+        "as-groups": ["dev", "ops"],
+        "as-user-extra": {"reason": ["audit"], "example.org/a%": ["x"]},
+    }
     path = kubeconfig(tmp_path / "x", "x", current="x", user=user)
     login = await (await Credentials.open(ClusterTarget(kubeconfig=str(path)))).current()
     assert login.headers[1:] == (
         ("Impersonate-User", "bo"),
         ("Impersonate-Group", "dev"),
         ("Impersonate-Group", "ops"),
+        ("Impersonate-Extra-example.org%2Fa%25", "x"),
         ("Impersonate-Extra-reason", "audit"),
     )
 

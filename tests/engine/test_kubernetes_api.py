@@ -256,6 +256,14 @@ async def test_client_certificate_and_token_file_log_in(cluster: Cluster, tmp_pa
                 await soon(api.get(PODS))
 
 
+@pytest.mark.parametrize("way", ["request", "upgrade"])
+async def test_whom_to_act_as_is_told_whatever_it_is_called(cluster: Cluster, tmp_path: Path, way: str) -> None:
+    cluster.add_pod("web-1")
+    user = {"token": cluster.token, "as": "Jörg", "as-user-extra": {"example.org/scopes": ["view"]}}
+    async with opened(cluster.write_kubeconfig(tmp_path / "config", Context(auth=user))) as api:
+        assert await soon(api.get(PODS) if way == "request" else upgraded(api))
+
+
 async def test_no_credentials_at_all_say_so(cluster: Cluster, tmp_path: Path) -> None:
     async with opened(cluster.write_kubeconfig(tmp_path / "config", Context(auth="none"))) as api:
         with pytest.raises(AuthenticationError, match="The context demo names no user"):
@@ -461,6 +469,22 @@ async def test_silent_server_ends_at_the_deadline(tmp_path: Path, ask: Ask, monk
     async with answering(None) as (port, _), opened(plain(tmp_path, f"http://127.0.0.1:{port}")) as api:
         with pytest.raises(DeadlineError, match="no answer from the API server"):
             await soon(ask(api))
+
+
+async def test_silence_after_an_upgrade_was_asked_for_may_be_that_of_the_pods_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The API server asks the node for as long as 30 s. Where TLS is not answered, it is the server's own."""
+    monkeypatch.setattr(api_module, "DEADLINE", 0.3)
+    async with answering(None) as (port, _):
+        async with opened(plain(tmp_path, f"http://127.0.0.1:{port}")) as api:
+            with pytest.raises(
+                DeadlineError, match=r"it is silent, or the pod's node behind it is\. Is the node ready"
+            ):
+                await upgraded(api)
+        async with opened(plain(tmp_path, f"https://127.0.0.1:{port}")) as api:
+            with pytest.raises(DeadlineError, match=r"no answer from the API server\. Is the network, or the VPN, up"):
+                await upgraded(api)
 
 
 @both_ways

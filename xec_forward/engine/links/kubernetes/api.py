@@ -19,13 +19,13 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from ....errors import AuthenticationError, ConfigError, ForwardError, LimitError, NameNotFoundError
+from ....errors import AuthenticationError, ConfigError, DeadlineError, ForwardError, LimitError, NameNotFoundError
 from ....options import ClusterTarget
 from ....spec import Endpoint
 from . import raw
 from .credentials import Credentials, Login
 from .environment import proxy_for
-from .failures import Answer, NotHttp, ProxyError, explain, judge
+from .failures import Answer, NotHttp, ProxyError, explain, judge, unanswered
 from .proxy import DOORS, Door, Via
 
 Params = Mapping[str, str] | Sequence[tuple[str, str]]
@@ -150,8 +150,15 @@ class Api:
         Raises:
             As `get`, and what `make` raises.
         """
+        there = False
+
+        def reached() -> None:
+            nonlocal there
+            there = True
 
         async def ask(login: Login) -> P:
+            nonlocal there
+            there = False
             url = self._base.with_path(self._base.path.rstrip("/") + path).with_query(params)
             way = raw.Way(
                 host=str(self._base.host),
@@ -163,11 +170,16 @@ class Api:
             )
             asked = [("Host", self._host), *login.headers, *headers.items()]
             try:
-                return await raw.upgrade(way, method, url.raw_path_qs, asked, make)
+                return await raw.upgrade(way, method, url.raw_path_qs, asked, make, reached)
             except Answer as answer:
                 raise self._judged(answer, path) from answer
 
-        return await self._with_login(ask)
+        try:
+            return await self._with_login(ask)
+        except DeadlineError as error:
+            if there and isinstance(error.__cause__, TimeoutError):
+                raise unanswered(self.server) from error.__cause__
+            raise
 
     async def read_secret(self, namespace: str, name: str, key: str) -> bytes:
         """One value of a Secret.

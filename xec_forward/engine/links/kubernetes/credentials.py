@@ -22,6 +22,7 @@ import time
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from ....errors import AuthenticationError, ConfigError, ForwardError
 from ....options import ClusterTarget
@@ -39,6 +40,9 @@ _REMOVED_PROVIDERS = {
     "gcp": "gke-gcloud-auth-plugin: gcloud container clusters get-credentials writes the entry",
     "azure": "kubelogin: kubelogin convert-kubeconfig writes the entry",
 }
+# What a header's name may have beside letters and digits (RFC 9110, 5.6.2); of an extra all else goes as %2F, and so
+# does the %, as in client-go.
+_IN_A_NAME = "!#$&'*+-.^_`|~"
 _TLS_KEYS = ("certificate-authority", "client-certificate", "client-key")
 
 
@@ -199,11 +203,14 @@ def _login(context: Context, user: Section, expires: float, last: Login | None) 
         # Where it is the same, connections that are up can be used again.
         tls = last.tls if last is not None and last.state == state else _tls(configuration, context)
     authorization = str(configuration.api_key.get("BearerToken") or "")
-    if "\r" in authorization or "\n" in authorization:
-        raise ConfigError(f"the token of the user {context.user_name} spans several lines", hop=context.name)
+    headers = ((("Authorization", authorization),) if authorization else ()) + _impersonation(user)
+    for name, value in headers:
+        if "\r" in value or "\n" in value:
+            what = "token" if name == "Authorization" else name
+            raise ConfigError(f"the {what} of the user {context.user_name} spans several lines", hop=context.name)
     return Login(
         server=str(configuration.host),
-        headers=((("Authorization", authorization),) if authorization else ()) + _impersonation(user),
+        headers=headers,
         tls=tls,
         server_name=str(configuration.tls_server_name or ""),
         proxy=str(configuration.proxy or ""),
@@ -310,7 +317,8 @@ def _impersonation(user: Section) -> tuple[tuple[str, str], ...]:
     headers = [(f"Impersonate-{header}", str(user[key])) for key, header in named if user.get(key)]
     headers += [("Impersonate-Group", str(group)) for group in user.get("as-groups") or ()]
     for key, values in dict(user.get("as-user-extra") or {}).items():
-        headers += [(f"Impersonate-Extra-{key}", str(value)) for value in values]
+        name = quote(str(key), safe=_IN_A_NAME)
+        headers += [(f"Impersonate-Extra-{name}", str(value)) for value in values]
     return tuple(headers)
 
 

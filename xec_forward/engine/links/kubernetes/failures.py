@@ -183,6 +183,13 @@ def explain(error: Exception, hop: str, context: Context, proxy: str = "") -> Fo
     return LostError(f"the request failed: {type(error).__name__}", hop=hop)
 
 
+def unanswered(hop: str) -> DeadlineError:
+    """An upgrade that was asked for in vain. The API server asks the pod's node for it, for longer than we wait."""
+    hint = "Is the node ready (kubectl get nodes)? Is the network, or the VPN, still up?"
+    message = "no answer from the API server to the port-forward: it is silent, or the pod's node behind it is"
+    return DeadlineError(message, hop=hop, hint=hint)
+
+
 def by_proxy(status: int, proxy: str) -> ForwardError:
     """Why a proxy that answered with a status does not lead on."""
     if status == 407:

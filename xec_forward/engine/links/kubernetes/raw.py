@@ -49,13 +49,21 @@ class Way:
     server_name: str
 
 
-async def upgrade(way: Way, method: str, target: str, headers: Iterable[tuple[str, str]], make: Make[P]) -> P:
+async def upgrade(
+    way: Way,
+    method: str,
+    target: str,
+    headers: Iterable[tuple[str, str]],
+    make: Make[P],
+    reached: Callable[[], None] = lambda: None,
+) -> P:
     """Connect, ask for the upgrade that `headers` name, and hand the connection over. Cancelling it leaves nothing.
 
     Args:
         target: path and query, encoded.
         headers: with Host, Connection and Upgrade.
         make: makes the protocol once the server has answered 101.
+        reached: called once there is a connection to the server.
 
     Raises:
         Answer: the server refused, with its reason. ProxyError: the proxy did, or was not reached.
@@ -65,6 +73,7 @@ async def upgrade(way: Way, method: str, target: str, headers: Iterable[tuple[st
     head = Head()
     try:
         await _connect(way, head)
+        reached()
         successor = await head.ask(method, target, headers, make)
         assert successor is not None
         return cast(P, successor)
@@ -134,7 +143,7 @@ class Head(Dialled):
         self._answer = asyncio.get_running_loop().create_future()
         if self.ended is not None:
             raise self.ended
-        self.transport.write("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        self.transport.write("\r\n".join([*lines, "", ""]).encode())
         return await self._answer
 
     # called by the transport
