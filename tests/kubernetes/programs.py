@@ -136,11 +136,19 @@ def _serve(listener: socket.socket, behave: Callable[[socket.socket], None]) -> 
         threading.Thread(target=one, args=(client,), daemon=True).start()
 
 
+def listen(port: int, in_pod: bool) -> socket.socket:
+    """A service's: in a pod on every address, IPv6 included (a cluster may have nothing else), else on 127.0.0.1."""
+    if in_pod:
+        with contextlib.suppress(OSError, ValueError):
+            return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=1024)
+    return socket.create_server(("" if in_pod else "127.0.0.1", port), backlog=1024)
+
+
 def main(in_pod: bool) -> None:
     """Serve until the end of standard input; in a pod until SIGTERM."""
     ports: dict[int, int] = {}
     for port, behave in PORTS.values():
-        listener = socket.create_server(("" if in_pod else "127.0.0.1", port if in_pod else 0), backlog=1024)
+        listener = listen(port if in_pod else 0, in_pod)
         ports[port] = listener.getsockname()[1]
         threading.Thread(target=_serve, args=(listener, behave), daemon=True).start()
     print(json.dumps(ports), flush=True)

@@ -1,8 +1,9 @@
 """Any real cluster as a `Peer`: one namespace for each test, made at its beginning and removed at its end.
 
-The pods run `programs` from a ConfigMap, on any image that has `python3`; nothing else is pulled or installed, and
-nothing outside the namespace is touched. The pods are such as the Pod Security Standard "restricted" admits. Of
-the engine only its reading of kubeconfigs is used: a proxy-url, a tls-server-name and an exec plugin count here too.
+The pods run `programs` from a ConfigMap, on any image that has `python3`, which is pulled only where the node has it
+not; nothing else is installed, and nothing outside the namespace is touched. The pods are such as the Pod Security
+Standard "restricted" admits. Of the engine only the way to an API server is used: a proxy of any kind, a
+tls-server-name and an exec plugin count here too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from typing import Any
 
 import aiohttp
 
-from xec_forward.engine.links.kubernetes.credentials import Credentials
+import xec_forward as xf
+from xec_forward.engine.links.kubernetes.api import Api
+from xec_forward.engine.links.kubernetes.credentials import Login
 from xec_forward.options import ClusterTarget
 
 from . import programs
@@ -27,8 +30,8 @@ from .peer import NUMBERS, UDP, Peer, pods_in, until
 
 # The condition that a pod with `ready=False` waits for.
 GATE = "xec-forward.test/ready"
-_DEADLINE = 30.0
 _EVENTS = 10
+_TRIES = 3
 # Of each kind of workload: its name in objects, and its API group with the version.
 _KINDS = {
     "deployment": ("Deployment", "apps/v1"),
@@ -55,7 +58,7 @@ class Rest:
     def __init__(self, kubeconfig: Path) -> None:
         self._runner = asyncio.Runner()
         try:
-            self._credentials = self._runner.run(Credentials.open(ClusterTarget(kubeconfig=str(kubeconfig))))
+            self._api = self._runner.run(Api.open(ClusterTarget(kubeconfig=str(kubeconfig))))
             self._session = self._runner.run(_session())
         except BaseException:
             self._runner.close()
@@ -64,36 +67,30 @@ class Rest:
     def __call__(
         self, method: str, path: str, body: Body | None = None, *, content: str = "application/json", **params: str
     ) -> Body:
-        """The answer. Raises Refused, TimeoutError."""
+        """The answer. Raises Refused; xf.ForwardError: there was none."""
         return self._runner.run(self._ask(method, path, body, content, params))
 
     async def _ask(self, method: str, path: str, body: Body | None, content: str, params: Mapping[str, str]) -> Body:
-        login = await self._credentials.current()
-        request = self._session.request(
-            method,
-            login.server.rstrip("/") + path,
-            json=body,
-            headers={"Accept": "application/json", **dict(login.headers), "Content-Type": content},
-            params=params,
-            ssl=login.tls if login.tls is not None else True,
-            server_hostname=login.server_name or None,
-            proxy=login.proxy or None,
-        )
-        async with asyncio.timeout(_DEADLINE):
-            async with request as answer:
+        async def exchange(login: Login) -> Body:
+            where = await self._api._where(login, path, params)
+            where["headers"] += [("Accept", "application/json"), ("Content-Type", content)]
+            async with self._session.request(method, json=body, **where) as answer:
                 if answer.status >= 300:
                     raise Refused(answer.status, await answer.text())
                 found: Body = await answer.json()
                 return found
 
+        return await self._api._with_login(exchange)
+
     def close(self) -> None:
         """End it; idempotent."""
         with self._runner:
             self._runner.run(self._session.close())
+            self._runner.run(self._api.close())
 
 
 async def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(trust_env=True)
+    return aiohttp.ClientSession()
 
 
 class RealPeer(Peer):
@@ -118,8 +115,8 @@ class RealPeer(Peer):
             self._create("/api/v1", "configmaps", script())
             # Pods are refused until the controller has made it.
             until(self._has_account, self.patience)
-        except BaseException:
-            self.__exit__(None, None, None)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
             raise
         return self
 
@@ -140,11 +137,32 @@ class RealPeer(Peer):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Remove the namespace. Where that fails, it is told, but in the place of no other failure."""
         try:
-            with contextlib.suppress(Refused):
-                self.rest("DELETE", f"/api/v1/namespaces/{self.namespace}")
+            self._remove()
+        except Exception as failure:
+            told = f"the namespace {self.namespace} could not be removed: {type(failure).__name__} {failure}"
+            if error is None:
+                raise AssertionError(told) from failure
+            error.add_note(told)
         finally:
             self.rest.close()
+
+    def _remove(self) -> None:
+        """Begin its deletion, which is asked for again where the answer got lost."""
+        for left in reversed(range(_TRIES)):
+            try:
+                self.rest("DELETE", f"/api/v1/namespaces/{self.namespace}")
+            except Refused as refused:
+                if refused.status == 404:  # never made, or gone already
+                    return
+                if refused.status < 500 or not left:
+                    raise
+            except (OSError, xf.ForwardError, aiohttp.ClientError):
+                if not left:
+                    raise
+            else:
+                return
 
     # ---- Peer ----
 
@@ -278,6 +296,8 @@ def _spec(image: str) -> Body:
     container = {
         "name": "programs",
         "image": image,
+        # Else a tag of `latest` is pulled Always, also where the image was loaded into the node by hand.
+        "imagePullPolicy": "IfNotPresent",
         "command": ["python3", "/programs/programs.py", "pod"],
         "ports": ports,
         "readinessProbe": {"tcpSocket": {"port": NUMBERS["silent"]}, "periodSeconds": 1},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +11,14 @@ from typing import Any
 
 import pytest
 
+import xec_forward as xf
 from xec_forward.demo.cluster import Cluster
 from xec_forward.demo.cluster.kubeconfig import Context
 
 from . import programs, real
 from .peer import NUMBERS, EmbeddedPeer
 from .real import RealPeer, Refused
-from .test_ways_to_the_api_server import proxied
+from .test_ways_to_the_api_server import proxied, tls_of
 
 IMAGE = "python:3.13-alpine"
 OBJECTS: list[tuple[str, real.Body]] = [
@@ -90,13 +92,15 @@ def test_wait_in_vain_tells_the_pods_state_and_the_events(
     assert "ReplicaSet/web-1: forbidden: violates PodSecurity" in said
 
 
-def test_proxy_and_server_name_of_the_kubeconfig_count_here_too(cluster: Cluster, tmp_path: Path) -> None:
-    with proxied() as proxy:
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_proxy_and_server_name_of_the_kubeconfig_count_here_too(cluster: Cluster, tmp_path: Path, scheme: str) -> None:
+    tls = tls_of(cluster._authority, tmp_path) if scheme == "https" else None
+    with proxied(tls) as proxy:
         proxy.routes["kubernetes.test:443"] = ("127.0.0.1", int(cluster.server.rpartition(":")[2]))
         entry = {
             "server": "https://kubernetes.test",
             "tls-server-name": "kubernetes",
-            "proxy-url": f"http://127.0.0.1:{proxy.port}",
+            "proxy-url": f"{scheme}://127.0.0.1:{proxy.port}",
         }
         rest = real.Rest(cluster.write_kubeconfig(tmp_path / "config", Context(cluster=entry)))
         try:
@@ -162,6 +166,52 @@ def test_namespace_that_cannot_be_made_leaves_nothing_open(cluster: Cluster) -> 
     """The embedded server makes no objects by POST: so does one whose user may not."""
     with pytest.raises(Refused), RealPeer(cluster.kubeconfig, IMAGE):
         pass
+
+
+def test_removal_whose_answer_is_lost_is_asked_for_again_and_hides_no_failure(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failures: list[Exception] = []
+    asked: list[str] = []
+
+    def lose(rest: real.Rest, method: str, path: str) -> real.Body:
+        asked.append(f"{method} {path}")
+        if failures:
+            raise failures.pop()
+        return {}
+
+    monkeypatch.setattr(real.Rest, "__call__", lose)
+    in_vain = [xf.DeadlineError("late"), Refused(503, "no leader"), TimeoutError()]
+
+    def peer() -> RealPeer:
+        made = RealPeer(cluster.kubeconfig, IMAGE)
+        asked.clear()
+        return made
+
+    failures += in_vain
+    own, of = ValueError("the test's own"), peer()
+    of.__exit__(ValueError, own, None)
+    assert asked == [f"DELETE /api/v1/namespaces/{of.namespace}"] * 3
+    assert own.__notes__ == [f"the namespace {of.namespace} could not be removed: DeadlineError ETIMEDOUT late"]
+    failures += in_vain
+    with pytest.raises(AssertionError, match="could not be removed: DeadlineError"):
+        peer().__exit__(None, None, None)
+    failures += in_vain[:2]
+    peer().__exit__(None, None, None)
+    assert len(asked) == 3
+
+
+def test_image_that_the_node_has_is_not_pulled() -> None:
+    for image in ("python:3.13-alpine", "registry.test/mine:latest"):
+        (container,) = real.pod("web", image, gated=False)["spec"]["containers"]
+        assert container["imagePullPolicy"] == "IfNotPresent"
+
+
+def test_services_of_the_pods_listen_on_both_families() -> None:
+    """A pod of a cluster that has IPv6 alone has no other address, and its readiness is looked for there."""
+    with programs.listen(0, in_pod=True) as listener:
+        for host in ("127.0.0.1", "::1") if socket.has_ipv6 and socket.has_dualstack_ipv6() else ("127.0.0.1",):
+            socket.create_connection((host, listener.getsockname()[1]), timeout=5).close()
 
 
 def test_script_of_the_pods_needs_nothing_but_python(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
 from tests.peers.unanswering import Unanswering
 from xec_forward.client.session import current
+from xec_forward.demo.cluster.certificates import Authority
 from xec_forward.demo.cluster.kubeconfig import Context
 
 from .peer import NUMBERS, EmbeddedPeer, until
@@ -158,6 +159,14 @@ def proxied(tls: ssl.SSLContext | None = None) -> Iterator[HttpProxy]:
         loop.close()
 
 
+def tls_of(authority: Authority, folder: Path, name: str = "127.0.0.1") -> ssl.SSLContext:
+    """A proxy's, with a certificate of that authority."""
+    (folder / "proxy.pem").write_bytes(b"".join(authority.server((name,))))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "proxy.pem")
+    return tls
+
+
 def test_proxy_url_is_gone_through_for_requests_and_upgrades(web: EmbeddedPeer, tmp_path: Path) -> None:
     with proxied() as proxy:
         proxy.credentials = "ana:tr0ub4dor"
@@ -232,10 +241,8 @@ def test_address_that_does_not_answer_holds_up_nothing(web: EmbeddedPeer, tmp_pa
         entry = {"server": f"https://dual.test:{port_of(web)}", "tls-server-name": "kubernetes"}
         port = port_of(web)
         if way != "server":
-            (tmp_path / "proxy.pem").write_bytes(b"".join(web.embedded._authority.server(("dual.test",))))
-            tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            tls.load_cert_chain(tmp_path / "proxy.pem")
-            proxy = running.enter_context(proxied(tls if way == "https" else None))
+            tls = tls_of(web.embedded._authority, tmp_path, "dual.test") if way == "https" else None
+            proxy = running.enter_context(proxied(tls))
             proxy.routes[f"dual.test:{port}"] = ("127.0.0.1", port)
             entry["proxy-url"] = f"{way}://dual.test:{proxy.port}"
             port = proxy.port
