@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import xec_forward as xf
+from tests.peers.channels import Recorder
 from tests.peers.traffic import Steady
 from xec_forward.demo.cluster import Cluster
+from xec_forward.engine.links.kubernetes.api import Api
+from xec_forward.engine.links.kubernetes.dial import Dialler
+from xec_forward.engine.links.kubernetes.upgrade import Kind, Upgrade
+from xec_forward.engine.links.kubernetes.warm import Warm
+from xec_forward.engine.links.kubernetes.websocket import handshake
+from xec_forward.errors import LostError, RefusedError
+from xec_forward.options import ClusterTarget
 
-from .peer import NUMBERS, REFUSED, EmbeddedPeer, Programs, until
+from .peer import NUMBERS, REFUSED, EmbeddedPeer, Peer, Programs, until
 from .programs import pattern_digest
 from .test_faults import ends_by_reset, fill
 from .test_port_forward import ask, connect, exchange, message, opened, read_on, stats, take
@@ -98,6 +108,58 @@ def test_api_server_restart_is_survived_over_each(server: EmbeddedPeer, spoken: 
         assert waiting.result(20) == b"ping"
         until(lambda: tunnel.state is xf.TunnelState.READY)
         assert stats(tunnel).reconnects == 1
+
+
+class Single(Dialler):
+    """A dialler to the pod `web` that asks in one way, and keeps what was taken."""
+
+    def __init__(self, api: Api, namespace: str, kind: Kind) -> None:
+        super().__init__(api, namespace, "web")
+        self._ways = [self._spdy if kind is Kind.RAW else self._websocket]
+        self.taken: set[Kind] = set()
+
+    async def __call__(self, port: int) -> Upgrade:
+        upgrade = await super().__call__(port)
+        self.taken.add(upgrade.kind)
+        return upgrade
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_way_that_is_asked_for_alone_carries_bytes_ends_refusals_and_resets(
+    peer: Peer, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that has them all, as real ones do, is asked for one."""
+    peer.add_pod("web")
+    monkeypatch.setattr(sys.modules[Dialler.__module__], "handshake", lambda offered: handshake([kind.value]))
+    size = 8_000_000
+
+    async def converse() -> None:
+        api = await Api.open(ClusterTarget(kubeconfig=str(peer.kubeconfig)))
+        dialler = Single(api, peer.namespace, kind)
+        warm = Warm(dialler, "web")
+        try:
+
+            async def client(port: int, say: bytes) -> Recorder:
+                recorder = Recorder()
+                channel = await warm.open_channel(port, recorder)
+                channel.write(say)
+                return recorder
+
+            source = await client(NUMBERS["source"], b"%d\n" % size)
+            assert await source.lost() is None
+            assert (source.size, source.digest) == (size, pattern_digest(size))
+            talks = [await client(NUMBERS["echo"], message(number, 10_000)) for number in range(5)]
+            for number, talk in enumerate(talks):
+                await talk.at_least(10_000)
+                assert talk.data == message(number, 10_000)
+            assert isinstance(await (await client(NUMBERS["reset"], b"x")).lost(), LostError)
+            assert isinstance(await (await client(REFUSED, b"x")).lost(), RefusedError)
+            assert dialler.taken == {kind}
+        finally:
+            await warm.close()
+            await api.close()
+
+    asyncio.run(converse())
 
 
 def test_server_that_offers_no_way_is_told_in_one_line(embedded: EmbeddedPeer) -> None:
