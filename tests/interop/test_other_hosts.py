@@ -52,8 +52,8 @@ def test_early_half_close_truncates_no_download(cluster: Cluster, network: Netwo
     with Programs() as programs:
         peer = EmbeddedPeer(cluster, programs.serves)
         peer.add_pod("web")
-        source = NUMBERS["source"]
-        with peer.cluster().port_forward(pod="web", remote_port=source, no_check=True, **WIDE) as tunnel:
+        pausing = NUMBERS["pausing"]
+        with peer.cluster().port_forward(pod="web", remote_port=pausing, no_check=True, **WIDE) as tunnel:
             assert ask(network, tunnel, b"%d\n" % size).split() == [b"%d" % size, pattern_digest(size).encode()]
 
 

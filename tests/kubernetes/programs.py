@@ -5,6 +5,7 @@
     7002 sink      reads 8 bytes with a number N, then N bytes, answers their sha256 as one line, ends
     7003 reply     reads to the end of the stream, then answers its length as one line
     7004 banner    says HELLO and ends
+    7005 pausing   as source, with a pause in the middle: longer than a node waits once one side has ended
     7006 reset     reads once, then resets the connection
     7007 half      says HELLO and half-closes, reads on
     7009 deaf      never reads
@@ -27,9 +28,12 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 _BLOCK = 64 * 1024
+# containerd ends a connection a second after its first side has ended.
+PAUSE = 1.3
 
 
 def pattern(length: int) -> Iterator[bytes]:
@@ -56,6 +60,16 @@ def _echo(client: socket.socket) -> None:
 def _source(client: socket.socket) -> None:
     line = client.makefile("rb").readline()
     for block in pattern(int(line or 0)):
+        client.sendall(block)
+
+
+def _pausing(client: socket.socket) -> None:
+    length = int(client.makefile("rb").readline() or 0)
+    blocks = list(pattern(length))
+    for block in blocks[: len(blocks) // 2]:
+        client.sendall(block)
+    time.sleep(PAUSE)
+    for block in blocks[len(blocks) // 2 :]:
         client.sendall(block)
 
 
@@ -117,6 +131,7 @@ PORTS: dict[str, tuple[int, Callable[[socket.socket], None]]] = {
     "sink": (7002, _sink),
     "reply": (7003, _reply),
     "banner": (7004, _banner),
+    "pausing": (7005, _pausing),
     "reset": (7006, _reset),
     "half": (7007, _half),
     "deaf": (7009, _deaf),

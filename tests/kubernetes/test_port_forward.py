@@ -23,7 +23,7 @@ from xec_forward.engine.links.kubernetes.warm import IDLE
 from xec_forward.model import Counters
 
 from .peer import NUMBERS, REFUSED, EmbeddedPeer, Peer, until
-from .programs import pattern_digest
+from .programs import PAUSE, pattern_digest
 
 SOAK = os.environ.get("XEC_FORWARD_SOAK") == "1"
 # containerd ends a connection this long after its first side has ended, seconds.
@@ -112,13 +112,25 @@ def test_download_of_a_client_that_has_shut_down_its_writing_arrives_whole(web: 
     size = full(400, 60) * 1_000_000
     with opened(web, "source") as tunnel, connect(tunnel) as client:
         figures = Figures(WARM)
-        began = time.monotonic()
         client.sendall(b"%d\n" % size)
         client.shutdown(socket.SHUT_WR)
+        assert client.recv(1, socket.MSG_PEEK)
+        time.sleep(1.3 * LATE)  # all of it would be here before the node cut it, where it is little
+        began = time.monotonic()
         received, digest = read_on(client)
         speed = received / (time.monotonic() - began) / 1e6
         figures.say("download, writing shut down early", lost=size - received, bytes=size, speed=f"{speed:.0f} MB/s")
         assert (received, digest) == (size, pattern_digest(size))
+
+
+def test_answer_that_pauses_arrives_whole_although_its_client_has_shut_down_its_writing(web: Peer) -> None:
+    """For longer than the second after which a node that heard of that end would cut it."""
+    size = 1_000_000
+    assert PAUSE > LATE
+    with opened(web, "pausing") as tunnel, connect(tunnel) as client:
+        client.sendall(b"%d\n" % size)
+        client.shutdown(socket.SHUT_WR)
+        assert read_on(client) == (size, pattern_digest(size))
 
 
 def test_upload_arrives_whole_and_its_answer_comes_back(web: Peer) -> None:

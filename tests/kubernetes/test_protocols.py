@@ -57,7 +57,7 @@ each_server = pytest.mark.parametrize(
 @each_server
 def test_bytes_ends_refusals_and_resets_are_the_same_over_each(server: EmbeddedPeer, spoken: str) -> None:
     size = 8_000_000
-    with opened(server, "source") as tunnel, connect(tunnel) as client:
+    with opened(server, "pausing") as tunnel, connect(tunnel) as client:
         client.sendall(b"%d\n" % size)
         client.shutdown(socket.SHUT_WR)
         assert read_on(client) == (size, pattern_digest(size))
