@@ -338,7 +338,7 @@ async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:
 
 
 def _url(text: str, what: str, hop: str, schemes: Sequence[str] = ("http", "https")) -> URL:
-    """A URL of the kubeconfig. What is wrong with it is not quoted: it may hold a password."""
+    """A URL of the kubeconfig or the environment. What is wrong with it is not quoted: it may hold a password."""
     try:
         url = URL(text)
         if url.scheme.startswith("socks") and url.port is None:
@@ -348,18 +348,20 @@ def _url(text: str, what: str, hop: str, schemes: Sequence[str] = ("http", "http
         known = False
     if not known:
         kinds = " or ".join(f"{scheme}://" for scheme in schemes)
-        raise ConfigError(f"its {what} is no {kinds} URL", hop=hop, hint="Mend it in the kubeconfig")
+        where = "the environment" if what.isupper() else "the kubeconfig"
+        raise ConfigError(f"its {what} is no {kinds} URL", hop=hop, hint=f"Mend it in {where}")
     return url
 
 
 def _proxy(login: Login, server: URL, *, direct: bool, hop: str) -> URL | None:
     """The cluster's proxy-url, else what the environment names, as Go's programs do; never for loopback."""
-    text = login.proxy
+    text, what = login.proxy, "proxy-url"
     if not text and not direct:
         text = proxy_for(server.scheme, str(server.host), server.port or 0)
+        what = f"{server.scheme.upper()}_PROXY"
     if not text:
         return None
-    return _url(text if "://" in text else f"http://{text}", "proxy-url", hop, ("http", *DOORS))
+    return _url(text if "://" in text else f"http://{text}", what, hop, ("http", *DOORS))
 
 
 def _at(url: URL, address: tuple[str, int]) -> URL:

@@ -33,6 +33,9 @@ from .config import Context, shown
 
 _UNREACHABLE = {errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL}
 _NETWORK_HINT = "Is the network, or the VPN, up? -J HOST goes through a bastion"
+PROXY_HINT = (
+    "Check proxy-url: in the kubeconfig (else HTTPS_PROXY and NO_PROXY), and whether the network, or the VPN, is up"
+)
 _LONGEST = 300
 # kubernetes/apiserver, pkg/endpoints/handlers/responsewriters/errors.go
 _FORBIDDEN = re.compile(
@@ -156,11 +159,11 @@ def explain(error: Exception, hop: str, context: Context, proxy: str = "") -> Fo
     if isinstance(error, ForwardError):
         return error
     if isinstance(error, ProxyError) and isinstance(error.__cause__, Exception):
-        return explain(error.__cause__, proxy, context)
+        return at_proxy(explain(error.__cause__, proxy, context), proxy)
     if isinstance(error, aiohttp.ClientHttpProxyError | ProxyError):
         return by_proxy(error.status, proxy)
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        hop = proxy or hop
+        return at_proxy(explain(error.os_error, proxy, context), proxy)
     if isinstance(error, aiohttp.ClientConnectorCertificateError):
         return _tls(error.certificate_error, hop, context)
     if isinstance(error, aiohttp.ClientConnectorError):
@@ -190,10 +193,17 @@ def unanswered(hop: str) -> DeadlineError:
     return DeadlineError(message, hop=hop, hint=hint)
 
 
+def at_proxy(found: ForwardError, proxy: str) -> ForwardError:
+    """A failure on the way to a proxy, which `explain` took for the API server."""
+    if isinstance(found, LimitError):  # of this machine
+        return found
+    return type(found)(found.message.replace("the API server", "the proxy"), hop=proxy, hint=PROXY_HINT)
+
+
 def by_proxy(status: int, proxy: str) -> ForwardError:
     """Why a proxy that answered with a status does not lead on."""
     if status == 407:
-        hint = "Write them as USER:PASSWORD@ before the host in its proxy-url"
+        hint = "Write them as USER:PASSWORD@ before the host in its proxy-url (else in HTTPS_PROXY)"
         return AuthenticationError("the proxy wants credentials, or others", hop=proxy, hint=hint)
     if status == 403:
         return ProhibitedError("the proxy does not let us through to the API server", hop=proxy)

@@ -40,7 +40,7 @@ from ..tcp import TcpStream
 from . import dialled
 from .config import Context
 from .dialled import Dialled
-from .failures import Answer, NotHttp, by_proxy, explain
+from .failures import PROXY_HINT, Answer, NotHttp, at_proxy, by_proxy, explain
 from .raw import Head, proxy_authorization
 
 # Schemes that need a door; plain http:// does not.
@@ -50,7 +50,6 @@ DOORS = ("https", "socks5", "socks5h")
 DEADLINE = 15.0
 _LARGEST = 16 * 1024  # bytes of a CONNECT
 _REQUEST = re.compile(rb"CONNECT (\S+):(\d{1,5}) HTTP/1\.[01]\r\n")
-_HINT = "Check proxy-url: in the kubeconfig, and whether the network, or the VPN, is up"
 _WRITE = {403: "Forbidden", 407: "Proxy Authentication Required", 502: "Bad Gateway"}
 # RFC 1928, sections 5 and 6.
 _SIZES = {1: 4, 4: 16}
@@ -198,10 +197,11 @@ class _ProxyLink(Link):
         """A failure on the way to the proxy, in our words."""
         hop = self.route[0]
         if isinstance(error, TimeoutError):
-            return DeadlineError("the proxy does not answer, or the API server does not answer it", hop=hop, hint=_HINT)
-        found = explain(error, hop, self._context)
-        kind = UnreachableError if isinstance(found, LostError) else type(found)
-        return kind(found.message.replace("the API server", "the proxy"), hop=hop, hint=_HINT)
+            return DeadlineError(
+                "the proxy does not answer, or the API server does not answer it", hop=hop, hint=PROXY_HINT
+            )
+        found = at_proxy(explain(error, hop, self._context), hop)
+        return UnreachableError(found.message, hop=hop, hint=found.hint) if isinstance(found, LostError) else found
 
     async def _by_connect(self, connect: Endpoint) -> asyncio.Transport:
         head = Head()
@@ -279,7 +279,7 @@ class _Talk(Dialled):
         """So many bytes behind the version."""
         version, *rest = await self._exactly(1 + size)
         if version != 5:
-            raise RefusedError("what answers there does not speak SOCKS5", hop=self._hop, hint=_HINT)
+            raise RefusedError("what answers there does not speak SOCKS5", hop=self._hop, hint=PROXY_HINT)
         return bytes(rest)
 
     async def _exactly(self, size: int) -> bytes:
