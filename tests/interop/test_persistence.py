@@ -429,6 +429,63 @@ def _pauses(log: Path) -> list[float]:
     return [float(found) for found in re.findall(r"; again in about ([\d.]+) s", log.read_text())]
 
 
+@pytest.mark.parametrize("form", ["blocking", "awaitable"])
+def test_one_of_several_that_failed_is_opened_by_reconnect_as_at_first(
+    bastion: Sshd, services: Services, form: str
+) -> None:
+    port = free_port()
+    group = xf.ssh("bastion").forward_multiple(
+        [
+            {"name": "good", "remote_host": "pg.vpc", "remote_port": services.echo, "local_port": 0},
+            {"name": "late", "remote_host": "pg.vpc", "remote_port": port, "local_port": 0},
+        ]
+    )
+    late = group["late"]
+    reconnect = late.reconnect if form == "blocking" else lambda: asyncio.run(late.areconnect())
+    for _ in range(2):
+        with pytest.raises(xf.RefusedError) as caught:
+            reconnect()
+        assert caught.value.hop == f"pg.vpc:{port}"
+        assert (late.state, str(late.error)) == (xf.TunnelState.FAILED, str(caught.value))
+        with pytest.raises(xf.RefusedError):
+            late.wait_ready(0.1)
+    with _echo_at(port):
+        reconnect()
+        assert late.state is xf.TunnelState.READY
+        assert ask(late.local_port) == b"ping"
+        # From now on it is one like any other: the port stays, and what is lost is dialled again.
+        held = late.local_port
+        late.reconnect()
+        assert late.wait_ready(10).local_port == held
+        assert ask(held) == b"ping"
+
+
+def test_interrupted_reconnect_of_one_that_never_opened_leaves_it_failed(bastion: Sshd, services: Services) -> None:
+    group = xf.ssh("bastion").forward_multiple(
+        [
+            {"name": "good", "remote_host": "pg.vpc", "remote_port": services.echo, "local_port": 0},
+            {"name": "late", "remote_host": "pg.vpc", "remote_port": free_port(), "local_port": 0},
+        ]
+    )
+    late, why = group["late"], str(group["late"].error)
+    bastion.freeze()
+
+    async def given_up() -> None:
+        again = asyncio.create_task(late.areconnect())
+        while late.state is not xf.TunnelState.OPENING:
+            await asyncio.sleep(0.01)
+        again.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await again
+
+    asyncio.run(asyncio.wait_for(given_up(), 10))
+    bastion.thaw()
+    assert (late.state, str(late.error)) == (xf.TunnelState.FAILED, why)
+    with pytest.raises(xf.RefusedError):
+        late.reconnect()
+    assert list(xf.tunnels) == ["good", "late"]
+
+
 class _echo_at:
     """A service that appears at a port of 127.0.0.1 and sends back what it receives."""
 

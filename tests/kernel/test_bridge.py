@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+import socket
 import subprocess
 import sys
 import time
@@ -257,6 +258,23 @@ def test_reconnect_of_a_waiting_tunnel_asks_the_one_who_pressed(
     assert stale["status"] == "error"
     kernel.interrupt()
     assert PASSPHRASE not in running.wait().text + kernel.log()
+
+
+def test_reconnect_opens_one_that_failed_to_with_its_checks(
+    kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend
+) -> None:
+    far = bastion.far()
+    with socket.socket() as service:
+        service.bind(("127.0.0.1", 0))
+        port = service.getsockname()[1]
+        kernel.run(f"%forward bastion good=0:{far}:{services.echo} late=0:{far}:{port}").ok()
+        number = frontend.tunnel("late")["tunnel"]
+        refused = frontend.ask("reconnect", tunnel=number)
+        assert (refused["status"], refused["text"].split(":")[0]) == ("error", f"ECONNREFUSED {far}")
+        assert frontend.tunnel("late")["state"] == "failed"
+        service.listen()
+        assert frontend.ask("reconnect", tunnel=number)["status"] == "ok"
+        assert kernel.value("late.state") == "ready"
 
 
 def test_doctor_says_what_it_finds(kernel: Kernel, bastion: Sshd, services: Services, frontend: Frontend) -> None:

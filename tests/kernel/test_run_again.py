@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 from tests.peers.kernel import Kernel
-from tests.peers.ports import free_port, port_free
+from tests.peers.ports import claim, free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
@@ -79,6 +81,39 @@ def test_failed_tunnel_is_opened_anew(kernel: Kernel, bastion: Sshd, services: S
     assert again.displays[0].text.count("reused") == 1
     assert again.displays[0].text.count("ECONNREFUSED") == 1
     assert kernel.value("sorted(__import__('xec_forward').tunnels)") == ["bad", "good"]
+
+
+def test_failed_tunnel_is_tried_by_reconnect_and_named_once_it_is_there(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    far = bastion.far()
+    with socket.socket() as service:
+        service.bind(("127.0.0.1", 0))
+        port = service.getsockname()[1]
+        cell = (
+            "%%forward bastion\n"
+            f"good=0:{far}:{services.echo}\n"
+            f"late=0:{far}:{port} --dsn mongodb://ana@/sales\n"
+            f"other=0:{far}:{port}\n"
+        )
+        with claim(port):
+            assert "run the line again, or --reconnect" in kernel.run(cell).ok().displays[0].text
+            still = kernel.run("%forward --reconnect late")
+            assert still.error is not None
+            assert still.error.traceback.startswith(f"ECONNREFUSED {far}:{port}")
+            kernel.run("tunnels = __import__('xec_forward').tunnels").ok()
+            assert kernel.value("(tunnels['late'].state, 'late' in globals())") == ("failed", False)
+            service.listen()
+            text = kernel.run("%forward --reconnect late").ok().displays[0].text
+            assert text.startswith("late  ready  ")
+            assert "names: late, late_dsn" in text
+            assert "--reconnect" not in text
+            assert kernel.value("f'//ana@127.0.0.1:{late.local_port}/sales' in late_dsn.reveal()")
+            # However it comes back; a name that holds the user's own by now stays the user's.
+            kernel.run("other = 'mine'\ntunnels['other'].reconnect()").ok()
+            assert kernel.value("(tunnels['other'].state, other)") == ("ready", "mine")
+            kernel.run("del other\ntunnels['other'].reconnect()\ntunnels['other'].wait_ready()").ok()
+            assert kernel.value("other.state") == "ready"
 
 
 def test_several_that_all_fail_raise_the_first_and_leave_nothing(

@@ -19,15 +19,34 @@ from .watcher import Watcher
 
 
 def reconnect_all(session: Session, tunnels: Sequence[Tunnel], watcher: Watcher) -> None:
-    """Drop the links of these tunnels, dial again, and wait until each is ready.
+    """Drop the links of these tunnels, dial again, and wait until each is ready; open those that failed to open.
 
     Raises:
-        ForwardError: one is not; it goes on trying unless it failed for good. KeyboardInterrupt: likewise.
+        ForwardError: one is not, the first; it goes on trying unless it failed for good. KeyboardInterrupt: likewise.
     """
+    errors: list[ForwardError] = []
+    unopened = [tunnel for tunnel in tunnels if tunnel.given_up and not tunnel.has_opened]
+    try:
+        _dial_again(session, [tunnel for tunnel in tunnels if tunnel not in unopened], watcher)
+    except ForwardError as error:
+        errors.append(error)
+    for tunnel in unopened:
+        try:
+            session.open_again(tunnel, watcher)
+        except ForwardError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _dial_again(session: Session, tunnels: Sequence[Tunnel], watcher: Watcher) -> None:
     questions: queue.SimpleQueue[Ask] = queue.SimpleQueue()
     with session.attended(questions):
         for tunnel in tunnels:
-            tunnel.reconnect()
+            if tunnel.given_up:
+                session.open_again(tunnel, watcher)
+            else:
+                tunnel.reconnect()
         before = {tunnel.name: str(tunnel.error) for tunnel in tunnels}
         limit = max((tunnel.request.options.timeout for tunnel in tunnels), default=0.0)
         end = time.monotonic() + limit

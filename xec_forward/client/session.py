@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -41,7 +41,6 @@ from ..model import (
     Open,
     Outlook,
     ReadSecret,
-    Reconnect,
     Snapshot,
     TunnelState,
 )
@@ -192,7 +191,7 @@ class Session(Connection):
         except BaseException:
             self._take_back([tunnel])
             raise
-        tunnel.follow(done.snapshots[0])
+        tunnel.opened(done)
 
     async def aopen(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
         """`open` for coroutines."""
@@ -201,7 +200,7 @@ class Session(Connection):
         except BaseException:
             self._take_back([tunnel])
             raise
-        tunnel.follow(done.snapshots[0])
+        tunnel.opened(done)
 
     def open_all(self, tunnels: Sequence[Tunnel], watcher: Watcher | None = None) -> list[ForwardError | None]:
         """Open prepared tunnels side by side; one that fails stays on the list, failed, and touches no other.
@@ -230,7 +229,7 @@ class Session(Connection):
         for tunnel, call in zip(tunnels, calls, strict=True):
             result = results[call.number]
             if isinstance(result, Done):
-                tunnel.follow(result.snapshots[0])
+                tunnel.opened(result)
             else:
                 self._give_up(tunnel, result)
             errors.append(None if isinstance(result, Done) else result)
@@ -241,7 +240,7 @@ class Session(Connection):
 
         async def one(tunnel: Tunnel) -> ForwardError | None:
             try:
-                tunnel.follow((await self.acall(tunnel.request_for, limit=tunnel.request.options.timeout)).snapshots[0])
+                tunnel.opened(await self.acall(tunnel.request_for, limit=tunnel.request.options.timeout))
             except ForwardError as error:
                 self._give_up(tunnel, error)
                 return error
@@ -251,6 +250,30 @@ class Session(Connection):
             return await asyncio.gather(*map(one, tunnels))
         except BaseException:
             self._take_back(tunnels)
+            raise
+
+    def open_again(self, tunnel: Tunnel, watcher: Watcher | None = None) -> None:
+        """Open a tunnel that the engine no longer has. Where that fails, or is interrupted, it stays failed."""
+        with self._opening_again(tunnel) as request:
+            tunnel.opened(self.call(request, watcher, tunnel.request.options.timeout))
+
+    async def aopen_again(self, tunnel: Tunnel) -> None:
+        """`open_again` for coroutines."""
+        with self._opening_again(tunnel) as request:
+            tunnel.opened(await self.acall(request, limit=tunnel.request.options.timeout))
+
+    @contextlib.contextmanager
+    def _opening_again(self, tunnel: Tunnel) -> Iterator[Callable[[int], Message]]:
+        before = tunnel.error
+        tunnel.given_up = False  # who asks for it meanwhile asks the engine
+        try:
+            # Dialled without end, and not tried, is only what was open once.
+            yield tunnel.request_again if tunnel.has_opened else tunnel.request_for
+        except BaseException as caught:
+            with contextlib.suppress(EngineError):
+                self.send(Close(0, (tunnel.request.tunnel,)))
+            if not tunnel.state.ended:
+                self._give_up(tunnel, caught if isinstance(caught, ForwardError) else before)
             raise
 
     def _take_back(self, tunnels: Iterable[Tunnel]) -> None:
@@ -300,12 +323,6 @@ class Session(Connection):
                 self.send(otherwise)
             raise
 
-    def reconnect_message(self, tunnel: Tunnel) -> Callable[[int], Message]:
-        """What asks for a new link; a tunnel the engine no longer has (its port was taken) is opened again."""
-        if tunnel.state is TunnelState.FAILED and tunnel.given_up:
-            return tunnel.request_again
-        return lambda call: Reconnect(call, tunnel.request.tunnel)
-
     def refresh(self, within: float = MARGIN) -> None:
         """Bring every handle's counters up to date. Raises EngineError after so many seconds without an answer."""
         if self._engine is not None and self.tunnels:
@@ -330,6 +347,8 @@ class Session(Connection):
             call.deliver(message)
             if message.snapshot.state.ended:
                 return  # an opening that failed: what became of it says the call's answer
+        elif message.snapshot.state.ended and tunnel.given_up:
+            return  # what was left of an opening that was interrupted
         self.hand_over(lambda: self._follow(tunnel, message.snapshot, message.event))
 
     def _follow(self, tunnel: Tunnel, snapshot: Snapshot, event: str) -> None:
@@ -362,12 +381,11 @@ class Session(Connection):
             tunnel.follow(_now(tunnel, TunnelState.RECONNECTING, lost), "reconnecting")
         for tunnel in wanted:
             try:
-                done = self.call(tunnel.request_again, limit=tunnel.request.options.timeout)
-                tunnel.follow(done.snapshots[0])
+                tunnel.opened(self.call(tunnel.request_again, limit=tunnel.request.options.timeout))
             except ForwardError as error:
                 self._give_up(tunnel, error)
 
-    def _give_up(self, tunnel: Tunnel, error: ForwardError) -> None:
+    def _give_up(self, tunnel: Tunnel, error: ForwardError | None) -> None:
         tunnel.given_up = True
         # What was heard of it last may tell of a port that it holds no more.
         tunnel.follow(msgspec.structs.replace(_now(tunnel, TunnelState.FAILED, error), notes=()), "error")

@@ -15,7 +15,7 @@ import traitlets
 
 from ..dsn import ConnectionString, make, password_for, template_for
 from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
-from ..model import Check, Counters, Done, Health, Message, Open, Snapshot, TunnelState
+from ..model import Check, Counters, Done, Health, Message, Open, Reconnect, Snapshot, TunnelState
 from ..spec import Kind
 from .events import Event, Events, Handler, Stream
 from .history import History
@@ -54,6 +54,7 @@ class Tunnel(traitlets.HasTraits):
         self.request = request
         self.opening_call = 0
         self.given_up = False  # the engine no longer has it; reconnect() opens it again
+        self.has_opened = False  # its opening has succeeded: from then on it keeps its port and dials without end
         self._following = threading.RLock()
         self._events = Events()
         self.snapshot = Snapshot(
@@ -191,6 +192,11 @@ class Tunnel(traitlets.HasTraits):
         forward = bound_forward(self.request.forward, self.snapshot)
         return msgspec.structs.replace(self.request, call=call, forward=forward, reopen=True)
 
+    def opened(self, done: Done) -> None:
+        """The answer to either request."""
+        self.has_opened = True
+        self.follow(done.snapshots[0])
+
     def follow(self, snapshot: Snapshot, event: str = "") -> None:
         """Take over a snapshot; the traits follow it. Called on the handler thread, and by whoever waited.
 
@@ -295,19 +301,25 @@ class Tunnel(traitlets.HasTraits):
     def reconnect(self) -> None:
         """Drop the link and dial again; the port stays. Returns at once; `wait_ready` waits.
 
-        Other tunnels on the same connection go with it and come back by themselves.
+        Other tunnels on the same connection go with it and come back by themselves. One that failed to open is opened
+        as at first: this returns when it is ready, or raises why it is not.
         """
         self._require_open()
-        self._reconnecting(self.session.call(self.session.reconnect_message(self)))
+        if self.given_up:
+            self.session.open_again(self)
+        else:
+            self.follow(self.session.call(self._reconnection).snapshots[0])
 
     async def areconnect(self) -> None:
         """`reconnect` for coroutines."""
         self._require_open()
-        self._reconnecting(await self.session.acall(self.session.reconnect_message(self)))
+        if self.given_up:
+            await self.session.aopen_again(self)
+        else:
+            self.follow((await self.session.acall(self._reconnection)).snapshots[0])
 
-    def _reconnecting(self, done: Done) -> None:
-        self.given_up = False
-        self.follow(done.snapshots[0])
+    def _reconnection(self, call: int) -> Reconnect:
+        return Reconnect(call, self.request.tunnel)
 
     def _require_open(self) -> None:
         if self.state.ended:

@@ -15,7 +15,7 @@ from ..client.tunnel import Tunnel
 from ..client.watcher import NOBODY, NobodyAnswers, question_text
 from ..diagnosis import Diagnosis
 from ..errors import ForwardError
-from ..model import Ask, Far, Health, TunnelState
+from ..model import Ask, Far, Health
 from .input_field import PATIENCE
 
 logger = logging.getLogger(__name__)
@@ -130,14 +130,7 @@ class Exchange:
 
     def _reconnect_now(self, tunnel: Tunnel) -> None:
         watcher = _Asking(self, tunnel.snapshot.route[-1] if tunnel.snapshot.route else tunnel.name)
-        if tunnel.state is TunnelState.FAILED and tunnel.given_up:
-            # The engine no longer has it: this opens it, and is answered when it is ready.
-            limit = tunnel.request.options.timeout
-            done = tunnel.session.call(tunnel.request_again, watcher, limit)
-            tunnel.given_up = False
-            tunnel.follow(done.snapshots[0])
-        else:
-            reconnect_all(tunnel.session, [tunnel], watcher)
+        reconnect_all(tunnel.session, [tunnel], watcher)
 
     def _examine(self, tunnel: Tunnel) -> str:
         """Each stage of the way; of a `--command`, which shows nothing of its way, what the engine can try."""

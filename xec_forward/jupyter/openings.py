@@ -70,6 +70,7 @@ class Opened:
 
     Attributes:
         cell: the one that it closes with.
+        nameless: it failed to open; its names come when it is there after all.
     """
 
     wanted: Wanted
@@ -79,6 +80,7 @@ class Opened:
     variables: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
     cell: Cell | None = None
+    nameless: bool = False
 
     @property
     def reusable(self) -> bool:
@@ -317,6 +319,7 @@ class Openings:
                 opened.remarks = (str(error),)
         elif opened.tunnel.state is TunnelState.FAILED:
             opened.remarks = ("run the line again, or --reconnect, once it is mended",)
+            opened.nameless = True
         return opened.card(reused=plan.reuse is not None, fresh=plan.reuse is None)
 
     def _inject(self, opened: Opened, owner: object) -> None:
@@ -364,8 +367,20 @@ class Openings:
         def follow(change: Any) -> None:
             if opened.tunnel.state.ended:
                 self._end(opened)
+            elif opened.nameless and opened.tunnel.is_alive():
+                self._name_late(opened)
 
         return follow
+
+    def _name_late(self, opened: Opened) -> None:
+        """A tunnel that had failed to open is there; may be on the handler thread."""
+        try:
+            if opened.wanted.explicit:
+                self._namespace.require(opened.wanted.explicit, force=opened.wanted.service.force)
+            self._inject(opened, opened.tunnel)
+            opened.nameless = False
+        except ForwardError as error:
+            opened.remarks = (str(error),)
 
     def _end(self, opened: Opened) -> None:
         """The tunnel has closed, whoever closed it; may be on the handler thread."""
