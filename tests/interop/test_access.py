@@ -350,6 +350,52 @@ def test_rejected_client_opens_no_channel(bastion: Sshd, services: Services) -> 
         assert (tunnel.stats.rejected, tunnel.stats.clients_total, tunnel.stats.clients) == (5, 0, 0)
 
 
+def test_allowed_ips_holds_for_who_comes_to_the_bastion_too(bastion: Sshd) -> None:
+    with Counting() as near:
+        where: dict[str, Any] = {"type": "remote", "remote_port": 0, "local_host": "127.0.0.1", "local_port": near.port}
+        with xf.ssh("bastion").forward(**where, allowed_ips=["10.9.0.0/16", "127.0.0.2"]) as tunnel:
+            for _ in range(5):
+                # Of the channel that is refused SSH has no more to say than of one that ends.
+                assert outcome("127.0.0.1", tunnel.remote_port) in ("reset", "")
+            until(lambda: (current().refresh(), tunnel.stats.rejected == 5)[1])  # type: ignore[func-returns-value]
+            assert (tunnel.stats.clients_total, near.came) == (0, 0)
+            assert "Rejected connection from 127.0.0.1" in str(tunnel.error)
+            tunnel.reconnect()
+            tunnel.wait_ready(10)
+            assert outcome("127.0.0.1", tunnel.remote_port) in ("reset", "")
+            with socket.socket() as client:
+                client.settimeout(10)
+                client.bind(("127.0.0.2", 0))
+                client.connect(("127.0.0.1", tunnel.remote_port))
+                client.sendall(b"ping")
+                assert client.recv(4) == b"ping"
+            assert near.came == 1
+
+
+@pytest.mark.parametrize("told", ["", "UNKNOWN", "192.0.2.1", "::ffff:192.0.2.1", "fe80::1%eth0"])
+def test_address_that_is_not_told_is_none_of_those_allowed(told: str) -> None:
+    assert Guard.of(("127.0.0.0/8", "fd00::/8"), "uid").outside(told) is not None
+    assert Guard.of((), "uid").outside(told) is None
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"local_host": "/tmp/never.sock", "remote_host": "pg.vpc", "remote_port": 5432},
+        {"type": "dynamic", "local_host": "/tmp/never.sock"},
+        {"type": "remote", "remote_host": "/tmp/never.sock", "local_port": 5432},
+    ],
+    ids=["local", "dynamic", "remote"],
+)
+def test_allowed_ips_of_a_unix_socket_is_one_clear_error(arguments: dict[str, Any]) -> None:
+    with pytest.raises(xf.SpecError) as caught:
+        xf.ssh("bastion").forward(**arguments, allowed_ips="127.0.0.1")
+    assert str(caught.value) == (
+        "ESPEC allowed_ips does not go with '/tmp/never.sock': who uses a unix socket has no address. "
+        "Leave it out: the rights of the file say who may connect"
+    )
+
+
 @pytest.mark.parametrize("given", ["10.0.0.300", "host.example", "10.0.0.0/33", ""])
 def test_what_is_no_network_is_one_clear_error(given: str) -> None:
     with pytest.raises(xf.SpecError, match="an address or a network is expected"):

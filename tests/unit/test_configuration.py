@@ -10,6 +10,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from xec_forward.client.lines import wanted_of
 from xec_forward.errors import ConfigError
 from xec_forward.jupyter.configuration import defaulted, values_of
 from xec_forward.jupyter.magics import ForwardMagics
@@ -160,6 +161,11 @@ def test_options_of_a_proxy_are_for_proxies(shell: InteractiveShell) -> None:
     assert (proxy.tunnel.socks_user, proxy.service.set_proxy_env) == ("ana", True)
     cluster = _line(magics, "svc/pg 5432", KUBERNETES)
     assert cluster.sources[cluster.service.password].value == "pg/password"
+
+
+def test_default_networks_are_for_what_has_addresses(shell: InteractiveShell) -> None:
+    line = _line(_magics(shell, allowed_ips=["10.0.0.0/8"]), "bastion 5432 /tmp/a.sock:pg.vpc:5432 -R /tmp/b.sock:pg:1")
+    assert [wanted.options.allowed_ips for wanted in wanted_of([line])] == [("10.0.0.0/8",), (), ()]
 
 
 def test_reference_page_is_up_to_date() -> None:

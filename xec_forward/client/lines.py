@@ -106,7 +106,9 @@ def _wanted(line: Line, *, alone: bool) -> Iterable[Wanted]:
         service = line.service
         if not alone and not listed:
             service = replace(service, name="", dsn=_fitting(service.dsn, forward))
-        yield Wanted(line.target, forward, line.tunnel, service, line.notes, line.sources.get(service.password))
+        # A default of one's own, then: of what a line says the parser has seen to that.
+        options = replace(line.tunnel, allowed_ips=()) if forward.listen.path else line.tunnel
+        yield Wanted(line.target, forward, options, service, line.notes, line.sources.get(service.password))
 
 
 def _fitting(dsn: str, forward: Forward) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from ..errors import SpecError
-from ..line.flags import Flag, Section, flags_of, networks, read_value
+from ..line.flags import Flag, Section, flags_of, networks, read_value, require_addresses
 from ..options import TunnelOptions
 from ..source import Source
 from ..spec import Endpoint, Forward, Kind, refuse_password
@@ -93,7 +93,10 @@ def read(arguments: Mapping[str, Any], keep: Callable[[Secret], str]) -> Wanted:
     """
     check_names(arguments, (*_OWN, *_OPTIONS), "forward()")
     options, dsn = read_settings(arguments, keep)
-    return Wanted(_forward(arguments), options, dsn, arguments.get("password"))
+    forward = _forward(arguments)
+    if options.allowed_ips:
+        require_addresses([forward], "allowed_ips")
+    return Wanted(forward, options, dsn, arguments.get("password"))
 
 
 def read_settings(arguments: Mapping[str, Any], keep: Callable[[Secret], str]) -> tuple[TunnelOptions, str]:

@@ -102,7 +102,8 @@ class RemoteFront(Front):
         """Clients come with the link."""
 
     async def attach(self, link: Link) -> None:
-        self._listener = await link.listen(self._wanted, self.relay.accept, wide=self._wide)
+        relay = self.relay
+        self._listener = await link.listen(self._wanted, relay.accept, relay.admits, wide=self._wide)
         # A port that the server chose is asked for again after a reconnect: others have been told of it.
         self.bound = self._wanted = self._listener.listen
         self.notes = [self._listener.remark] if self._listener.remark else []

@@ -56,17 +56,29 @@ class Guard:
             return "other users of this machine are not kept out: this system does not tell whose a connection is"
         return ""
 
+    def outside(self, host: str) -> ForwardError | None:
+        """Why nobody from this address is let in, or None. A remote forward's is what the target says it is."""
+        if not self.networks:
+            return None
+        try:
+            address = _unmapped(host)
+        except ValueError:
+            where = "an address that is not told"
+        else:
+            if any(address in network for network in self.networks if network.version == address.version):
+                return None
+            where = str(address)
+        return ProhibitedError(f"Rejected connection from {where}", hint="--allowed-ips says who may connect")
+
     def refuses(self, peer: tuple[str, int], own: tuple[str, int]) -> ForwardError | None:
         """Why a TCP client is turned away, or None.
 
         Args:
             peer: the client's address and port; own: those of our end.
         """
+        if (error := self.outside(peer[0])) is not None:
+            return error
         address = _unmapped(peer[0])
-        if self.networks and not any(
-            address in network for network in self.networks if network.version == address.version
-        ):
-            return ProhibitedError(f"Rejected connection from {address}", hint="--allowed-ips says who may connect")
         # Where owners cannot be told at all everybody is let in, which was remarked on.
         if self.owner is not None and address.is_loopback and _guarded():
             found = query(peer, own)

@@ -74,6 +74,13 @@ class Relay:
         """The protocol factory of the listener."""
         return Client(self)
 
+    def admits(self, origin: str) -> bool:
+        """Whether somebody who came to the far side (remote forward) from this address may become a client."""
+        rejection = self.guard.outside(origin)
+        if rejection is not None:
+            self.reject(rejection)
+        return rejection is None
+
     def accept(self, channel: Channel, half_close: HalfClose) -> ChannelProtocol:
         """The far side opened a channel (remote forward): connect it to `connect` on this side."""
         client = Client(self)

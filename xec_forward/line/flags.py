@@ -17,12 +17,22 @@ from ..dsn import parse_template
 from ..errors import SpecError
 from ..options import ClusterTarget, CommandTarget, Service, SshTarget, TunnelOptions
 from ..source import SOURCE_FORMS
-from ..spec import check_name, parse_target
+from ..spec import Forward, check_name, parse_target
 from ..spec.hints import is_ipv6
 from ..spec.parts import Malformed, read_host
 from ..spec.words import holds_password, quote
 
-__all__ = ["CLUSTER_FLAGS", "FLAGS", "Flag", "Section", "duration", "flags_of", "networks", "read_value"]
+__all__ = [
+    "CLUSTER_FLAGS",
+    "FLAGS",
+    "Flag",
+    "Section",
+    "duration",
+    "flags_of",
+    "networks",
+    "read_value",
+    "require_addresses",
+]
 
 Section = type[SshTarget] | type[CommandTarget] | type[ClusterTarget] | type[TunnelOptions] | type[Service]
 
@@ -171,6 +181,23 @@ def networks(words: Iterable[str], what: str) -> tuple[str, ...]:
             hint = f"Write {what} 127.0.0.1,10.1.0.0/16"
             raise SpecError(f"{what} {quote(str(word))}: an address or a network is expected", hint=hint) from None
     return tuple(found)
+
+
+def require_addresses(forwards: Iterable[Forward], what: str) -> None:
+    """Check that clients of these forwards come from an address, where `allowed_ips` is to judge it.
+
+    Args:
+        what: the option as it was given, for the error.
+
+    Raises:
+        SpecError: one listens on a unix socket.
+    """
+    for forward in forwards:
+        if forward.listen.path:
+            raise SpecError(
+                f"{what} does not go with {quote(forward.listen.path)}: who uses a unix socket has no address",
+                hint="Leave it out: the rights of the file say who may connect",
+            )
 
 
 def duration(text: str, what: str) -> float:

@@ -29,7 +29,7 @@ from ..source import Source
 from ..spec import Forward
 from .cluster import read_cluster, read_ports
 from .dialect import KUBERNETES, SSH, Dialect
-from .flags import Section
+from .flags import Section, require_addresses
 from .profile import Chosen, Profile, at_words
 from .reader import Action, Entry, Reader
 from .usage import help_text
@@ -72,12 +72,18 @@ class Line:
         """Whose line it is, as far as its target tells."""
         return KUBERNETES if isinstance(self.target, ClusterTarget) else SSH
 
+    def require_addresses(self) -> None:
+        """Check that what was said of addresses can be held. Raises SpecError."""
+        if (TunnelOptions, "allowed_ips") in self.said:
+            require_addresses(self.forwards, "--allowed-ips")
+
     def require_forwards(self) -> None:
         """Check that an OPEN has something to open: a line of its own needs a SPEC, the head of a list does not.
 
         Raises:
-            SpecError: it has no SPEC.
+            SpecError: it has no SPEC, or one that its options do not fit.
         """
+        self.require_addresses()
         if self.action is not Action.OPEN or self.forwards:
             return
         if self.dialect is KUBERNETES:
@@ -235,6 +241,7 @@ def _line(
         said=_said(reader),
     )
     _check_names(line.forwards, line.service.name, dialect)
+    line.require_addresses()
     return line
 
 
@@ -331,7 +338,7 @@ def _list_line(head: Line, words: list[str], dialect: Dialect) -> Line:
     if service.name and len(forwards) > 1:
         raise SpecError("--as names one tunnel, and this line opens several", hint="Write NAME= in front of each PORT")
     _check_names(forwards, service.name, dialect)
-    return Line(
+    line = Line(
         Action.OPEN,
         target=head.target,
         forwards=forwards,
@@ -341,6 +348,8 @@ def _list_line(head: Line, words: list[str], dialect: Dialect) -> Line:
         sources={**head.sources, **reader.sources},
         said=head.said | _said(reader),
     )
+    line.require_addresses()
+    return line
 
 
 def _target(reader: Reader, targets: Mapping[str, SshTarget | ClusterTarget]) -> tuple[Target, list[Entry]]:

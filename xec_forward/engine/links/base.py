@@ -58,6 +58,8 @@ class Channel(Protocol):
 
 # Told of a channel that the far side opened, and of its link's half-close; answers with the channel's protocol.
 Accept = Callable[["Channel", HalfClose], ChannelProtocol]
+# Asked before that, by where the far side says that somebody has come from, whether there is to be a channel.
+Admit = Callable[[str], bool]
 
 
 class RemoteListener(ABC):
@@ -115,12 +117,13 @@ class Link(ABC):
             RefusedError, NameNotFoundError, UnreachableError, DeadlineError, ProhibitedError, LostError.
         """
 
-    async def listen(self, listen: Endpoint, accept: Accept, *, wide: bool = False) -> RemoteListener:
+    async def listen(self, listen: Endpoint, accept: Accept, admit: Admit, *, wide: bool = False) -> RemoteListener:
         """Have the target listen for us.
 
         Args:
             listen: host "" means the target's loopback, or every interface where `wide`; port 0 or None any port.
             accept: called for each channel that comes.
+            admit: asked first, with the client's address; of a unix socket's clients nobody is asked.
             wide: ask for an interface that other machines can reach.
 
         Raises:

@@ -11,7 +11,7 @@ import asyncssh
 
 from ....errors import ClosedError, DeadlineError, ForwardError, LostError
 from ....spec import Endpoint, is_address, is_loopback
-from ..base import Accept, Channel, ChannelProtocol, HalfClose, Link, RemoteListener
+from ..base import Accept, Admit, Channel, ChannelProtocol, HalfClose, Link, RemoteListener
 from ..pool import Lease
 from . import failures, packets, remote
 from .stream import Stream
@@ -99,7 +99,7 @@ class SshLink(Link):
         asyncio.get_running_loop().call_soon(stream.release)
         return stream
 
-    async def listen(self, listen: Endpoint, accept: Accept, *, wide: bool = False) -> RemoteListener:
+    async def listen(self, listen: Endpoint, accept: Accept, admit: Admit, *, wide: bool = False) -> RemoteListener:
         """See Link. A server that listens more narrowly, or more widely, than it was asked to is remarked on."""
         connection = self._connection
         if connection is None or self.lost.done() or self._closing:
@@ -118,7 +118,9 @@ class SshLink(Link):
             return remote.Incoming(begin, lambda: self.round_trip_floor, self._why_lost)
 
         address = remote.address_of(listen, wide=wide)
-        listener = await remote.listen(connection, listen, make, self.host, address)
+        listener = await remote.listen(
+            connection, listen, make, lambda origin: looking or admit(origin), self.host, address
+        )
         own = str((connection.get_extra_info("peername") or ("",))[0])
         outer = own if address in (remote.EVERYWHERE, remote.LOOPBACK) else address
         if not listen.path and is_address(outer) and not is_loopback(outer):

@@ -16,7 +16,7 @@ import asyncssh
 
 from ....errors import DeadlineError, ForwardError, LostError, ProhibitedError, RefusedError
 from ....spec import Endpoint
-from ..base import Accept, HalfClose, Link, RemoteListener
+from ..base import Accept, Admit, HalfClose, Link, RemoteListener
 from . import packets
 from .stream import Stream
 
@@ -61,26 +61,38 @@ class SshListener(RemoteListener):
 
 
 async def listen(
-    connection: asyncssh.SSHClientConnection, wanted: Endpoint, make: Callable[[], Incoming], host: str, address: str
+    connection: asyncssh.SSHClientConnection,
+    wanted: Endpoint,
+    make: Callable[[], Incoming],
+    admit: Admit,
+    host: str,
+    address: str,
 ) -> SshListener:
     """Have the server listen.
 
     Args:
         wanted: a port (0 or None for any) or a path.
         make: makes the channel's side for each connection that comes.
+        admit: says whether one may, by the originator that the server tells; else its channel is refused.
         host: the server's name in messages.
         address: the interface asked for: EVERYWHERE, LOOPBACK or one of the server's.
 
     Raises:
         ProhibitedError: the server says no. LostError, DeadlineError.
     """
+
+    async def admitted(origin: str, port: int) -> Incoming:
+        if not admit(origin):
+            raise asyncssh.ChannelOpenError(asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED, "not from this address")
+        return make()
+
     sizes: dict[str, Any] = {"encoding": None, "window": packets.WINDOW, "max_pktsize": packets.PACKET}
     try:
         async with asyncio.timeout(LISTEN_DEADLINE):
             if wanted.path:
                 unix = await connection.create_unix_server(cast(Any, make), wanted.path, **sizes)
                 return SshListener(unix, wanted)
-            listener = await connection.create_server(lambda *origin: make(), address, wanted.port or 0, **sizes)
+            listener = await connection.create_server(cast(Any, admitted), address, wanted.port or 0, **sizes)
     except asyncssh.ChannelListenError as error:
         raise _refused(wanted, host) from error
     except TimeoutError:
