@@ -168,7 +168,12 @@ class TunnelOptions:
     guard: str = option("", "on loopback, turn other users of this machine away (uid), or not (off)", metavar="uid|off")
     no_check: bool = option(False, "do not try the far service while opening")
     hold: float = option(30.0, "seconds a client is held while the link is down; 30 unless told", metavar="S")
-    timeout: float = option(30.0, "seconds the opening may take; 30 unless told", metavar="S", least=0.1)
+    timeout: float = option(
+        30.0,
+        "seconds the opening may take, and then each connection to the service; 30 unless told",
+        metavar="S",
+        least=0.1,
+    )
     lazy: bool = option(False, "listen at once, dial when the first client comes")
     retry_initial: bool = option(False, "go on trying where the first connection fails; --timeout is for each try")
     retry_delay: float = option(

@@ -218,7 +218,7 @@ def unanswering_target(scene: Scene) -> None:
 
 def unanswering_target_later(scene: Scene) -> xf.ForwardError | None:
     target = scene.stack.enter_context(Unanswering())
-    return _told_of_a_client(scene.keep(scene.open(far_port=target.port, no_check=True, hold=0.7)))
+    return _told_of_a_client(scene.keep(scene.open(far_port=target.port, no_check=True, timeout=1.2)))
 
 
 def target_behind_a_firewall(scene: Scene) -> None:

@@ -206,6 +206,25 @@ def test_hold_ends_with_a_reset_and_the_reason(bastion: Sshd, services: Services
         until(lambda: tunnel.stats.refused == 1)
 
 
+def test_no_hold_at_all_is_for_a_link_that_is_down_alone(bastion: Sshd, services: Services) -> None:
+    with (
+        open_echo(services, hold=0) as tunnel,
+        xf.ssh("bastion").forward(type="remote", local_port=services.echo, remote_port=0, hold=0) as remote,
+    ):
+        assert [ask(port) for port in (tunnel.local_port, remote.remote_port) for _ in range(3)] == [b"ping"] * 6
+        assert (tunnel.error, remote.error) == (None, None)
+        bastion.kill()
+        until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+        start = time.monotonic()
+        with pytest.raises(ConnectionResetError):
+            ask(tunnel.local_port)
+        assert time.monotonic() - start < SERVED_WITHIN
+        until(lambda: "a client waited 0 s" in str(tunnel.error))
+        bastion.start()
+        tunnel.wait_ready(10)
+        assert ask(tunnel.local_port) == b"ping"
+
+
 def test_changed_host_key_after_an_outage_fails_the_tunnel_and_keeps_the_port(
     bastion: Sshd, services: Services
 ) -> None:

@@ -21,6 +21,7 @@ from tests.peers.ports import free_port, port_free
 from tests.peers.services import Services, pattern, pattern_digest
 from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
+from tests.peers.unanswering import Unanswering
 from xec_forward.client.events import Event
 from xec_forward.client.session import current
 
@@ -107,6 +108,19 @@ def test_many_clients_at_once_each_get_their_own_answer(bastion: Sshd, services:
         assert answers == messages
         until(lambda: (current().refresh(), tunnel.stats.clients == 0)[1])  # type: ignore[func-returns-value]
         assert tunnel.stats.clients_total == 60
+
+
+def test_service_on_this_side_that_never_answers_costs_its_client_alone(bastion: Sshd, services: Services) -> None:
+    with (
+        Unanswering() as silent,
+        remote(silent.port, local_host="127.0.0.1", timeout=1) as tunnel,
+        remote(services.echo) as other,
+        socket.create_connection(("127.0.0.1", tunnel.remote_port), 10) as client,
+    ):
+        assert ask(other.remote_port) == b"ping"
+        assert client.recv(1) == b""
+        until(lambda: f"127.0.0.1:{silent.port}: no answer, on this side" in str(tunnel.error))
+        assert tunnel.state is xf.TunnelState.READY
 
 
 def test_unix_sockets_on_both_sides(bastion: Sshd, tmp_path: Path) -> None:

@@ -225,6 +225,14 @@ def test_client_held_too_long_is_told_so_by_a_reply(bastion: Sshd, services: Ser
         assert code5(proxy.local_port, bastion.far(), services.echo) == 6
 
 
+def test_talk_is_no_part_of_the_hold_and_ends_by_itself(bastion: Sshd, services: Services) -> None:
+    with open_proxy(hold=0, timeout=1) as proxy, socket.create_connection(("127.0.0.1", proxy.local_port), 10) as mute:
+        assert code5(proxy.local_port, bastion.far(), services.echo) == 0
+        assert proxy.error is None
+        assert mute.recv(1) == b""
+        until(lambda: "a client did not say within 1 s where it wants to go" in str(proxy.error))
+
+
 def test_login_is_demanded_and_its_secret_is_shown_nowhere(
     bastion: Sshd, web: int, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

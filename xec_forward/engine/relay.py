@@ -30,6 +30,7 @@ class Relay:
     Args:
         connect: where each client's channel leads, as seen from the target.
         hold: seconds a client is parked.
+        within: seconds that the far end of a client may take to answer, and a proxy's client to say where to.
         parked: called when a client begins to wait, so that the supervisor tries sooner.
         failed: called with the error when one client could not be served.
         rejected: called with the error when the guard turned somebody away.
@@ -43,6 +44,7 @@ class Relay:
         connect: Endpoint,
         hold: float,
         *,
+        within: float = 30.0,
         parked: Callable[[], None],
         failed: Callable[[ForwardError], None],
         rejected: Callable[[ForwardError], None] = lambda error: None,
@@ -52,6 +54,7 @@ class Relay:
     ) -> None:
         self.connect = connect
         self.hold = hold
+        self.within = within
         self.link: Link | None = None
         self.refusal: ForwardError | None = None
         self.clients: set[Client] = set()
@@ -99,7 +102,7 @@ class Relay:
         try:
             if refusal is not None:
                 raise refusal
-            async with asyncio.timeout(self.hold):
+            async with asyncio.timeout(self.within):
                 await self._reach(client)
         except (OSError, ForwardError) as caught:
             error = near_failure(caught, self.connect)

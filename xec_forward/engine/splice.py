@@ -4,11 +4,12 @@ The rules:
 
     arrives        it waits ("parked", up to `hold` seconds) until there is a link; its first chunk is kept and its
                    reading paused, so that a waiting client costs at most one chunk of memory
+    opens          the far end has `within` seconds to answer, as a proxy's client has to say where it wants to go
     spliced        two independent pumps; each side's full buffer pauses the reading of the other (back-pressure)
     half-close     the end of one direction is passed on and the other goes on, as the link's `half_close` allows; where
                    passing it on would end the answer too, it waits until the client is gone altogether
     ends in order  when both directions have ended, or the channel closed in order: what was received is delivered
-    breaks         link lost, channel broken, hold over, tunnel closed: the client is reset (RST), because an EOF
+    breaks         link lost, channel broken, time over, tunnel closed: the client is reset (RST), because an EOF
                    would pass for a complete answer
 
 A client's socket ends with a reset unless it is told otherwise (`peer`). What happens to one client touches no other.
@@ -77,6 +78,7 @@ class Client(asyncio.Protocol):
         self.incoming: Far | None = None  # set where the channel was there first (remote forward)
         self._opening: asyncio.Task[None] | None = None
         self._expiry: asyncio.TimerHandle | None = None
+        self._held_until = 0.0  # on the loop's clock; 0 before it has waited for a link
         self._drain: asyncio.TimerHandle | None = None
         self._leaving: asyncio.TimerHandle | None = None
         self._moved = 0.0
@@ -120,8 +122,9 @@ class Client(asyncio.Protocol):
             if refusal is not relay.refusal:  # that one is the tunnel's own state
                 relay.tell_failed(refusal)
             self.reset(refusal)
+        elif self.phase is Phase.ASKING:
+            self._limit(relay.within)
         else:
-            self._expiry = loop.call_later(relay.hold, self._expire)
             self.splice()
 
     def data_received(self, data: bytes) -> None:
@@ -190,12 +193,26 @@ class Client(asyncio.Protocol):
         if self.phase is not Phase.PARKED:
             return
         if relay.link is None:
+            self._hold()
             relay.wait_for_link()
         elif self._early and self.departed:
             self.reset(LostError("the client left"))
         else:
             self.phase = Phase.OPENING
+            self._limit(relay.within)
             self._opening = asyncio.get_running_loop().create_task(self._open(relay.link))
+
+    def _hold(self) -> None:
+        """It may be parked for `hold` seconds in all, from the first time on."""
+        now = asyncio.get_running_loop().time()
+        self._held_until = self._held_until or now + self._relay.hold
+        self._limit(max(0.0, self._held_until - now))
+
+    def _limit(self, seconds: float) -> None:
+        """Its phase may last so long."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        self._expiry = asyncio.get_running_loop().call_later(seconds, self._expire)
 
     async def _open(self, link: Link) -> None:
         relay = self._relay
@@ -213,6 +230,7 @@ class Client(asyncio.Protocol):
             # Nothing of this client has been sent yet: it waits for the next link.
             if self.phase is Phase.OPENING:
                 self.phase = Phase.PARKED
+                self._hold()
                 if relay.link is not link:
                     self.splice()
                 elif not await _lost(link) and self.phase is Phase.PARKED and relay.link is link:
@@ -322,11 +340,16 @@ class Client(asyncio.Protocol):
             self.finish()
 
     def _expire(self) -> None:
-        if self.phase in (Phase.ASKING, Phase.PARKED, Phase.OPENING):
-            hold = self._relay.hold
-            self.turn_away(
-                DeadlineError(f"a client waited {hold:g} s and was reset", hint="--hold S lets clients wait longer")
-            )
+        hold, within = self._relay.hold, self._relay.within
+        if self.phase is Phase.PARKED:
+            hint = "--hold S lets clients wait longer"
+            self.turn_away(DeadlineError(f"a client waited {hold:g} s and was reset", hint=hint))
+        elif self.phase is Phase.OPENING:
+            hint = "--timeout S allows more time"
+            self.turn_away(DeadlineError(f"no answer within {within:g} s", hop=str(self._connect), hint=hint))
+        elif self.phase is Phase.ASKING:
+            message = f"a client did not say within {within:g} s where it wants to go"
+            self.turn_away(DeadlineError(message, hint="Does it speak SOCKS?"))
 
     def _end(self) -> None:
         self.phase = Phase.ENDED

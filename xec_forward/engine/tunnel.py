@@ -93,6 +93,7 @@ class Tunnel:
         relay = Relay(
             self._connect,
             options.hold,
+            within=options.timeout,
             parked=self._pause.stir,
             failed=lambda error: self._record.client_failed(error),
             rejected=lambda error: self._record.client_rejected(error),
