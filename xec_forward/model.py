@@ -149,7 +149,10 @@ class Snapshot(Value, frozen=True):
 
 
 class Stage(Value, frozen=True):
-    """One stage of a health check: listener, link, target, hello. `milliseconds` is None where it did not pass."""
+    """One stage of a health check: listener, link, target, hello.
+
+    `milliseconds` is None where it did not pass, and where there is nothing to try (`idle`: a lazy tunnel's link).
+    """
 
     name: str
     milliseconds: float | None

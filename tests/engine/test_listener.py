@@ -46,6 +46,17 @@ async def test_written_port_is_taken_and_free_again_after_close() -> None:
         sock.bind(("127.0.0.1", port))
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "*"])
+async def test_listener_knows_whether_it_listens(host: str) -> None:
+    listener = await binder().bind(Endpoint(host, 0), FAR, TunnelOptions(gateway_ports=True))
+    assert listener.trouble() is not None  # it holds the port, and takes nobody yet
+    await listener.serve(asyncio.Protocol)
+    assert listener.trouble() is None
+    listener.sockets[-1].shutdown(socket.SHUT_RD)  # as `ss --kill` does from outside
+    assert "does not listen" in str(listener.trouble())
+    await listener.close()
+
+
 async def test_written_port_that_is_taken_is_refused_with_the_way_round() -> None:
     with occupied() as sock:
         port = sock.getsockname()[1]

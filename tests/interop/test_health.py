@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -93,6 +95,52 @@ def test_check_that_takes_its_time_is_not_taken_for_an_engine_that_is_stuck(
     ):
         monkeypatch.setattr(current(), "call", partial(current().call, margin=0.5))
         assert outcomes(tunnel.health_check())[-1] == ("target", "ETIMEDOUT")
+
+
+def test_lazy_tunnel_that_waits_for_its_first_client_is_well(bastion: Sshd, services: Services) -> None:
+    with open_echo(services, lazy=True) as tunnel:
+        health = tunnel.health_check()
+        assert health
+        assert (outcomes(health), health.error) == ([("listener", "ok"), ("link", "idle")], None)
+        assert tunnel.is_alive()
+        assert bastion.connections() == 0  # to look is not to dial
+        assert ask(tunnel.local_port) == b"ping"
+        assert outcomes(tunnel.health_check()) == [(name, "ok") for name in ("listener", "link", "target")]
+
+
+def test_unix_socket_whose_file_is_gone_is_the_listener_that_fails(
+    bastion: Sshd, services: Services, tmp_path: Path
+) -> None:
+    path = tmp_path / "echo.sock"
+    with xf.ssh("bastion").forward(local_host=str(path), remote_host="pg.vpc", remote_port=services.echo) as tunnel:
+        assert tunnel.health_check()
+        path.unlink()  # as a cleaner of temporary folders does
+        for other in (False, True):
+            if other:
+                path.write_text("somebody else's")
+            health = tunnel.health_check()
+            assert not health
+            assert outcomes(health) == [("listener", "ECONNRESET")]
+            assert str(health.error).startswith(f"ECONNRESET {path}: the socket's file is gone")
+
+
+def test_remote_forward_that_the_bastion_does_not_listen_for_is_the_listener_that_fails(
+    bastion: Sshd, services: Services
+) -> None:
+    with xf.ssh("bastion").forward(type="remote", remote_port=0, local_port=services.echo) as tunnel:
+        port = tunnel.remote_port
+        assert outcomes(tunnel.health_check()) == [("link", "ok"), ("listener", "ok")]
+        bastion.kill()
+        until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+        assert outcomes(tunnel.health_check()) == [("link", "reconnecting")]
+        # Both of the loopback addresses: one is enough for sshd to say yes.
+        with socket.create_server(("127.0.0.1", port)), socket.create_server(("::1", port), family=socket.AF_INET6):
+            bastion.start()
+            until(lambda: tunnel.state is xf.TunnelState.DEGRADED)
+            health = tunnel.health_check()
+        assert not health
+        assert outcomes(health) == [("link", "ok"), ("listener", "EPROHIBITED")]
+        assert str(port) in str(health.error)
 
 
 @contextmanager

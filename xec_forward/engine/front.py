@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-from ..errors import ForwardError
+from ..errors import ForwardError, LostError
 from ..options import TunnelOptions
 from ..spec import Endpoint, Forward
 from .links.base import Link, RemoteListener
 from .listener import Binder, Listener
 from .relay import Relay
+
+_NOT_YET = LostError("it does not listen yet")
 
 
 class Front(ABC):
@@ -47,6 +49,10 @@ class Front(ABC):
         """The link is gone."""
 
     @abstractmethod
+    def trouble(self) -> ForwardError | None:
+        """Why nobody can come, as far as that is known without anybody who does; or None."""
+
+    @abstractmethod
     async def unbind(self) -> None:
         """Stop listening; clients are the relay's to end."""
 
@@ -73,6 +79,9 @@ class LocalFront(Front):
             self._serving = True
             await self._listener.serve(self.relay.client)
 
+    def trouble(self) -> ForwardError | None:
+        return self._listener.trouble() if self._listener is not None else _NOT_YET
+
     async def attach(self, link: Link) -> None:
         self.relay.attach(link)
 
@@ -94,6 +103,7 @@ class RemoteFront(Front):
         self._wide = options.gateway_ports
         self._wanted = forward.listen
         self._listener: RemoteListener | None = None
+        self._trouble: ForwardError | None = _NOT_YET
 
     async def bind(self) -> None:
         """Nothing is held on this side."""
@@ -103,13 +113,21 @@ class RemoteFront(Front):
 
     async def attach(self, link: Link) -> None:
         relay = self.relay
-        self._listener = await link.listen(self._wanted, relay.accept, relay.admits, wide=self._wide)
+        try:
+            self._listener = await link.listen(self._wanted, relay.accept, relay.admits, wide=self._wide)
+        except ForwardError as error:
+            self._trouble = error
+            raise
+        self._trouble = None
         # A port that the server chose is asked for again after a reconnect: others have been told of it.
         self.bound = self._wanted = self._listener.listen
         self.notes = [self._listener.remark] if self._listener.remark else []
 
+    def trouble(self) -> ForwardError | None:
+        return self._trouble
+
     def detach(self, error: ForwardError) -> None:
-        self._listener = None
+        self._listener, self._trouble = None, error
         self.relay.detach(error)
 
     async def unbind(self) -> None:

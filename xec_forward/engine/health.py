@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 from ..errors import ClosedError, DeadlineError, ForwardError, LostError, RefusedError
 from ..model import Fault, Health, Snapshot, Stage, TunnelState
-from ..spec import Endpoint
+from ..spec import Endpoint, Kind
+from .front import Front
 from .links.base import Channel, Link
 
 # Seconds a service has for its first bytes.
@@ -156,40 +157,61 @@ class Probe:
 
 
 async def examine(
-    link: Link | None, connect: Endpoint | None, scheme: str, snapshot: Snapshot, *, timeout: float
+    front: Front, link: Link | None, connect: Endpoint | None, scheme: str, snapshot: Snapshot, *, timeout: float
 ) -> Health:
     """The health of a tunnel, stage by stage: listener, link, target, and the protocol's hello.
 
+    A remote forward's listener stands behind the link.
+
     Args:
+        front: the tunnel's near end.
         link: the tunnel's, None where it has none.
         connect: the far end, None where there is none to try (a SOCKS proxy, a remote forward).
         timeout: seconds that all of it may take.
 
     Returns:
-        The stages that were reached, the last with its error's code where it failed, and what went wrong.
+        The stages that were reached, the last with its error's code where it failed, and what went wrong. A lazy tunnel
+        that has no link, because nobody came, is well: its stage says `idle`.
     """
-    stages = [Stage("listener", 0.0 if snapshot.listen else None)]
-    if link is None:
-        return Health(False, (*stages, Stage("link", None, snapshot.state)), snapshot.error)
-    trying = "link"
+    remote = snapshot.kind is Kind.REMOTE
+    stages: list[Stage] = []
+    trying, start = "listener", time.monotonic()
+
+    def passed(outcome: str = "ok") -> None:
+        stages.append(Stage(trying, _milliseconds(time.monotonic() - start), outcome))
+
+    def failed(error: ForwardError) -> Health:
+        return Health(False, (*stages, Stage(trying, None, error.code)), Fault.of(error))
+
     try:
         async with asyncio.timeout(timeout):
+            if not remote:
+                if (trouble := front.trouble()) is not None:
+                    return failed(trouble)
+                passed()
+            trying = "link"
+            if link is None:
+                idle = snapshot.state is TunnelState.IDLE
+                error = None if idle else snapshot.error or Fault.of(LostError("there is none", hop=snapshot.route[-1]))
+                return Health(idle, (*stages, Stage(trying, None, snapshot.state)), error)
             stages.append(Stage(trying, _milliseconds(await link.round_trip())))
+            if remote:
+                trying, start = "listener", time.monotonic()
+                if (trouble := front.trouble()) is not None:
+                    return failed(trouble)
+                passed()
             if connect is None:
-                ready = snapshot.state is TunnelState.READY
-                return Health(ready, tuple(stages), None if ready else snapshot.error)
+                return Health(True, tuple(stages))
             async with Probe(connect, scheme) as probe:
                 trying, start = "target", time.monotonic()
                 await probe.open(link)
-                stages.append(Stage(trying, _milliseconds(time.monotonic() - start)))
+                passed()
                 if probe.scheme:
                     trying, start = probe.scheme, time.monotonic()
-                    outcome = await probe.hello()
-                    stages.append(Stage(trying, _milliseconds(time.monotonic() - start), outcome))
+                    passed(await probe.hello())
     except (TimeoutError, ForwardError) as caught:
         late = DeadlineError("the health check took too long", hop=snapshot.route[-1])
-        error = caught if isinstance(caught, ForwardError) else late
-        return Health(False, (*stages, Stage(trying, None, error.code)), Fault.of(error))
+        return failed(caught if isinstance(caught, ForwardError) else late)
     return Health(all(stage.outcome == "ok" for stage in stages), tuple(stages))
 
 

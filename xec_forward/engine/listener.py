@@ -11,7 +11,7 @@ import stat
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..errors import BindPermissionError, ConfigError, ForwardError, NameNotFoundError, PortInUseError
+from ..errors import BindPermissionError, ConfigError, ForwardError, LostError, NameNotFoundError, PortInUseError
 from ..options import TunnelOptions
 from ..spec import Endpoint, is_address, is_loopback
 from .neighbours import Holder
@@ -32,6 +32,7 @@ class Listener:
     port: int
     path: str = ""
     notes: list[str] = field(default_factory=list)
+    inode: tuple[int, int] = (0, 0)  # of a unix socket: its device and number
     _servers: list[asyncio.Server] = field(default_factory=list)
 
     def __str__(self) -> str:
@@ -45,6 +46,23 @@ class Listener:
                 self._servers.append(await loop.create_unix_server(factory, sock=sock, backlog=BACKLOG))
             else:
                 self._servers.append(await loop.create_server(factory, sock=sock, backlog=BACKLOG))
+
+    def trouble(self) -> ForwardError | None:
+        """Why nobody can come to it any more, or None."""
+        deaf = any(not sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self.sockets)
+        if deaf or not self._servers:
+            return LostError("it does not listen", hop=str(self), hint="Open the tunnel again")
+        if self.path and not self._leads_here():
+            return LostError("the socket's file is gone", hop=self.path, hint="Open the tunnel again")
+        return None
+
+    def _leads_here(self) -> bool:
+        """Whether what lies at the path of a unix socket is the one that was bound there."""
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self.inode
 
     async def close(self) -> None:
         """Stop accepting and unbind. Clients already accepted are not touched."""
@@ -245,8 +263,8 @@ def _bind_unix(path: str) -> Listener:
             ) from None
         hint = "Choose another path"
         raise ConfigError(f"cannot listen: {error.strerror or error}", hop=path, hint=hint) from None
-    rights = os.stat(folder)
-    listener = Listener([sock], "", 0, path)
+    rights, bound = os.stat(folder), os.stat(path)
+    listener = Listener([sock], "", 0, path, inode=(bound.st_dev, bound.st_ino))
     others = rights.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not rights.st_mode & stat.S_ISVTX
     if others or rights.st_uid not in (0, os.getuid()):
         listener.notes.append(

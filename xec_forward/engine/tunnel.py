@@ -415,6 +415,5 @@ class Tunnel:
         """Look at each stage: listener, link, target, and the protocol's hello where the scheme is known."""
         link = self._lease.link if self._lease is not None else None
         connect = self._connect if self.request.forward.kind is Kind.LOCAL else None
-        return await examine(
-            link, connect, self._scheme(), self._record.snapshot(), timeout=self.request.options.timeout
-        )
+        snapshot, limit = self._record.snapshot(), self.request.options.timeout
+        return await examine(self._front, link, connect, self._scheme(), snapshot, timeout=limit)

@@ -160,4 +160,8 @@ def _health_text(health: Health) -> str:
     for stage in health.stages:
         time = "" if stage.milliseconds is None else f"{stage.milliseconds:.0f} ms"
         lines.append(f"{stage.name:<13}{time:>8}  {stage.outcome}".rstrip())
-    return "\n".join([*lines, str(health.error) if health.error is not None else "all is well"])
+    if health.error is not None:
+        lines.append(str(health.error))
+    elif health.ok:
+        lines.append("all is well")
+    return "\n".join(lines)
