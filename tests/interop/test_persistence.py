@@ -86,6 +86,21 @@ def test_call_returns_ready_once_the_bastion_is_there(bastion: Sshd, services: S
     assert ask(tunnel.local_port) == b"ping"
 
 
+def test_ttl_begins_when_the_tunnel_is_there(bastion: Sshd, services: Services) -> None:
+    ttl = 1.0
+    bastion.kill()
+    call = opened_later(lambda: open_echo(services, retry_initial=True, retry_delay=ttl / 2, ttl=ttl))
+    told = Told(opening())
+    until(lambda: told.times and told.times[-1] - told.times[0] > 1.5 * ttl)
+    bastion.start()
+    tunnel = call.result(10)
+    ready = time.monotonic()
+    assert ask(tunnel.local_port) == b"ping"
+    until(lambda: tunnel.state is xf.TunnelState.CLOSED)
+    assert time.monotonic() - ready > 0.9 * ttl
+    assert "its ttl of 1 s is over" in str(tunnel.error)
+
+
 def test_tries_come_at_the_delay_that_was_asked_for(bastion: Sshd, services: Services) -> None:
     bastion.kill()
     call = opened_later(lambda: open_echo(services, retry_initial=True, retry_delay=1.0))

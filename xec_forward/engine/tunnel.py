@@ -66,7 +66,6 @@ class Tunnel:
     def __init__(self, request: Open, house: House) -> None:
         self.request = request
         self._house = house
-        self._born = time.time()
         self._connect = request.forward.connect or Endpoint()
         self._credentials: tuple[str, str] | None = None
         self._pause = Pause(lambda: bool(self._front.relay.parked_clients))
@@ -123,13 +122,14 @@ class Tunnel:
         return self._record.snapshot()
 
     async def _tick(self) -> None:
-        """Report what changed, and end when the tunnel's own time is over."""
-        options, relay = self.request.options, self._front.relay
+        """Report what changed, and end when the tunnel's own time, which begins here, is over."""
+        options, relay, start = self.request.options, self._front.relay, time.time()
+        relay.last_client = start
         while True:
             await asyncio.sleep(REPORT_INTERVAL)
             self._record.tell()
             now = time.time()
-            if options.ttl and now - self._born >= options.ttl:
+            if options.ttl and now - start >= options.ttl:
                 self._expire(f"its ttl of {options.ttl:g} s is over")
             elif options.idle and not relay.clients and now - relay.last_client >= options.idle:
                 self._expire(f"it had no client for {options.idle:g} s")
@@ -153,7 +153,6 @@ class Tunnel:
         if not self.opened.done():
             self.opened.set_result(None)
         self._again.clear()
-        self._front.relay.last_client = time.time()  # --idle counts from here
         self._ticker = asyncio.get_running_loop().create_task(self._tick())
         try:
             await self._stay_linked()
