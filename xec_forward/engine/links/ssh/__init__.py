@@ -3,6 +3,7 @@
     config.py            what ssh_config says about a target
     link.py              the link: its channels, its end
     connection.py        how it is dialled, over its hops
+    proxy_command.py     the way through a program
     known_hosts.py       may we trust this host key?
     authentication.py    keys, agent, passphrases, passwords
     stream.py            one channel

@@ -12,7 +12,7 @@ from __future__ import annotations
 import getpass
 import os
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, TypeVar, cast
 from urllib.parse import urlsplit
@@ -23,7 +23,7 @@ from asyncssh.config import ConfigParseError, SSHClientConfig, SSHConfig
 from ....errors import ConfigError, SpecError
 from ....line.flags import duration
 from ....model import Outlook
-from ....options import SshTarget
+from ....options import CommandTarget, SshTarget
 from ....spec import Forward, Kind, parse_forward
 
 USER_CONFIG = "~/.ssh/config"
@@ -81,7 +81,8 @@ class Resolved:
         connect_timeout: ConnectTimeout in seconds, None where it is not set.
         alive_interval, alive_count_max: keepalive; interval 0 means none.
         jumps: the hops in order, as targets.
-        proxy_command: the program that a ProxyCommand starts, or "".
+        proxy_command: a ProxyCommand, its tokens expanded, or ""; never shown, its arguments may hold anything.
+        proxy_program: the name of the program that it starts, or "".
         ciphers, host_key_algorithms, compression, gssapi: whether the files name them, or turn them on.
         control_path: where a master's socket may be, its tokens not expanded; "" for nowhere.
         control_persist: seconds that the connection outlives its last tunnel.
@@ -108,7 +109,8 @@ class Resolved:
     alive_interval: float
     alive_count_max: int
     jumps: tuple[SshTarget, ...]
-    proxy_command: str
+    proxy_command: str = field(repr=False)
+    proxy_program: str
     ciphers: bool
     host_key_algorithms: bool
     compression: bool
@@ -197,6 +199,7 @@ def resolve(target: SshTarget) -> Resolved:
     if policy not in ("ask", "strict", "accept-new"):
         raise fail(f"StrictHostKeyChecking {strictness} is none of yes, no, ask, accept-new")
     jump = None if target.proxy else config.get("ProxyJump")
+    proxy = "" if jump or target.proxy else str(config.get("ProxyCommand") or "")
     interval = config.get("ServerAliveInterval", ALIVE_INTERVAL)
     count = config.get("ServerAliveCountMax", ALIVE_COUNT_MAX)
     timeout = config.get("ConnectTimeout")
@@ -223,7 +226,8 @@ def resolve(target: SshTarget) -> Resolved:
         alive_interval=_first(target.server_alive_interval, float(cast(float, interval))),
         alive_count_max=int(_first(target.server_alive_count_max, cast(int, count))),
         jumps=hops_of(target) or (_jumps(str(jump), target) if jump else ()),
-        proxy_command="" if jump or target.proxy else str(config.get("ProxyCommand") or "").partition(" ")[0],
+        proxy_command=proxy,
+        proxy_program=CommandTarget(proxy).host if proxy else "",
         ciphers=bool(config.get("Ciphers")),
         host_key_algorithms=bool(config.get("HostKeyAlgorithms")),
         compression=target.compression or target.compression_level is not None or bool(config.get("Compression")),
@@ -238,7 +242,7 @@ def look(target: SshTarget) -> Outlook:
     """What would be dialled, and which forwards the files name. Reads files, dials nothing. Raises ConfigError."""
     resolved = resolve(target)
     hops = [resolve(hop) for hop in resolved.jumps]
-    notes = [f"through the program {resolved.proxy_command} (ProxyCommand)"] if resolved.proxy_command else []
+    notes = [f"through the program {resolved.proxy_program} (ProxyCommand)"] if resolved.proxy_program else []
     route = tuple(f"{hop.username}@{hop.address}" for hop in (*hops, resolved))
     return Outlook(route, resolved.forwards, tuple(notes))
 

@@ -28,6 +28,7 @@ from .authentication import Login, check_identities
 from .config import Resolved, identity, refuse_circle, resolve
 from .known_hosts import HostKeys
 from .link import SshLink
+from .proxy_command import ProxyCommand
 
 # asyncssh tells every channel at INFO.
 asyncssh.set_log_level(logging.WARNING)
@@ -62,7 +63,7 @@ class Observer:
     """Sees how far a connection has come. This one does nothing about it; the doctor's is in `examine`."""
 
     def approach(self, parent: Link | None) -> Any:
-        """What makes the connection's transport, as `tunnel=` of asyncssh; None: asyncssh itself."""
+        """What makes the connection's transport, as `tunnel=` of asyncssh; None: a ProxyCommand, or asyncssh itself."""
         return _Carrier(parent) if parent is not None else None
 
     def connected(self) -> None:
@@ -271,6 +272,7 @@ async def connect(
     link = SshLink(target.host, route)
     login: Login | None = None
     clock: _Clock | None = None
+    proxy = ProxyCommand(resolved) if parent is None and resolved.proxy_command else None
     try:
         async with asyncio.timeout(None) as timeout:
             most = resolved.connect_timeout or PART_DEADLINE
@@ -286,7 +288,7 @@ async def connect(
                 username=resolved.username,
                 config=list(resolved.files),
                 client_factory=lambda: client,
-                tunnel=observer.approach(parent.link if parent is not None else None),
+                tunnel=observer.approach(parent.link if parent is not None else None) or proxy,
                 known_hosts=host_keys.known,
                 server_host_key_algs=() if resolved.host_key_algorithms else host_keys.algorithms,
                 x509_trusted_certs=None,
@@ -314,6 +316,8 @@ async def connect(
             ) from None
         if isinstance(error, asyncssh.PermissionDenied) and login is not None:
             raise login.refused() from login.unanswered
+        if proxy is not None and isinstance(error, asyncssh.ConnectionLost | OSError):
+            raise await proxy.failure() from error
         raise failures.explain(error, resolved) from error
     finally:
         host_keys.record_if_new()

@@ -87,7 +87,7 @@ async def _way(target: SshTarget, chart: Chart) -> list[tuple[SshTarget, Resolve
     if hops:
         text += f", through {', '.join(hop.host for hop, _ in hops)}"
     elif resolved.proxy_command:
-        text += f", through the program {resolved.proxy_command} (ProxyCommand)"
+        text += f", through the program {resolved.proxy_program} (ProxyCommand)"
     files = ", ".join(shown(Path(name)) for name in resolved.files) or "no file"
     details = [f"read from {files}"]
     details += [f"an opening rides the ssh master at {path}; examined is the way without it" for path in _masters(way)]
@@ -205,7 +205,7 @@ class _Doctor(Observer):
         key = connection.get_server_host_key()
         if self._proxied:
             version = connection.get_extra_info("server_version", "")
-            self._chart.passed(f"the program {self._resolved.proxy_command} leads to {version}")
+            self._chart.passed(f"the program {self._resolved.proxy_program} leads to {version}")
         text = f"known: {key.get_algorithm()} {key.get_fingerprint()}" if key is not None else "its authority is known"
         if self._proxied:
             self._chart.noted(self._resolved.host, "host key", text)

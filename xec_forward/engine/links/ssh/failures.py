@@ -55,9 +55,6 @@ def explain(error: Exception, resolved: Resolved) -> ForwardError:
         return refusal(error, Endpoint(resolved.hostname, resolved.port), hop)
     if isinstance(error, asyncssh.DisconnectError):
         return _disconnected(error, resolved)
-    if isinstance(error, FileNotFoundError) and resolved.proxy_command:
-        message = f"the ProxyCommand's program {resolved.proxy_command} is not there"
-        return ConfigError(message, hop=hop, hint="See ssh_config(5)")
     if isinstance(error, OSError):
         return _system(error, hop, where)
     if isinstance(error, ValueError):
@@ -82,9 +79,8 @@ def _disconnected(error: asyncssh.DisconnectError, resolved: Resolved) -> Forwar
     if "banner" in error.reason.lower():
         return RefusedError(f"what answers at {where} does not speak SSH", hop=hop, hint="Check the port")
     if isinstance(error, asyncssh.ConnectionLost):
-        what = "the ProxyCommand ended" if resolved.proxy_command else f"{where} closed the connection"
         hint = "Is it an SSH server, and does it accept you? Its log may say why"
-        return LostError(f"{what} before the login was complete", hop=hop, hint=hint)
+        return LostError(f"{where} closed the connection before the login was complete", hop=hop, hint=hint)
     return LostError(f"{where} ended the connection: {error.reason}", hop=hop)
 
 
