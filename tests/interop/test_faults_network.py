@@ -22,7 +22,7 @@ from tests.interop.test_python_api import ask
 from tests.interop.test_reconnection import until
 from tests.peers import netns
 from tests.peers.cutter import Cutter
-from tests.peers.figures import MEGABYTE, Figures
+from tests.peers.figures import MEGABYTE, Figures, kept_by
 from tests.peers.netns import Network
 from tests.peers.ports import port_free
 from tests.peers.services import Services, pattern
@@ -181,7 +181,7 @@ def test_connection_cut_at_any_byte_resets_the_client_whose_answer_is_not_whole(
             target.forward(remote_host="pg.vpc", remote_port=services.reply, local_port=0, no_check=True) as reply,
             Steady(other.local_port) as steady,
         ):
-            figures, slowest, lost = Figures(), 0.0, 0
+            figures, slowest, lost = Figures(kept_by(rounds, 3.0)), 0.0, 0
             for cut in range(rounds):
                 with socket.create_connection(("127.0.0.1", reply.local_port), timeout=10) as upload:
                     upload.sendall(b"half of what there is to say")

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 import xec_forward as xf
-from tests.peers.figures import Figures
+from tests.peers.figures import Figures, kept_by
 from tests.peers.ports import port_free
 from xec_forward.client.session import current
 from xec_forward.engine.links.kubernetes.warm import IDLE
@@ -191,7 +191,7 @@ def test_connections_one_after_the_other_leak_nothing(web: Peer) -> None:
     with opened(web, "echo") as tunnel:
         for _ in range(20):  # the pool finds its size
             assert ask(tunnel) == b"ping"
-        figures = Figures(WARM)
+        figures = Figures((*WARM[:2], kept_by(count, 4.0)[2]))
         began = time.monotonic()
         for number in range(count):
             data = b"%08d" % number

@@ -13,13 +13,19 @@ import threading
 import time
 from types import TracebackType
 
+# The longest round trip of a client beside a fault, seconds: much less than the fault lasts (a machine under load
+# included).
+UNTOUCHED = 0.5
 # What a transfer sends, over and over: no two of its places look alike within a block.
 _BLOCK = hashlib.shake_128(b"transfer").digest(1 << 20)
 _PIECE = 64 * 1024
 
 
 class Steady:
-    """One connection to an echo, a byte there and back fifty times a second; at the end it must still be served.
+    """One connection to an echo, a byte there and back fifty times a second: each soon, and at the end still.
+
+    Args:
+        within: seconds that a round trip may take.
 
     Attributes:
         worst: the longest round trip, seconds.
@@ -27,10 +33,11 @@ class Steady:
         lost: bytes sent that did not come back.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, within: float = UNTOUCHED) -> None:
         self.worst = 0.0
         self.turns = 0
         self.lost = 0
+        self._within = within
         self._over = threading.Event()
         self._failure: BaseException | None = None
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -66,6 +73,7 @@ class Steady:
         if error is None:
             assert self._failure is None, f"a client of another tunnel was touched: {self._failure!r}"
             assert self.turns >= enough, "a client of another tunnel hangs"
+            assert self.worst < self._within, f"a client of another tunnel was held up for {self.worst:.2f} s"
 
 
 class Transfer:
