@@ -1,11 +1,12 @@
 """How long it takes from a click on Close to the row that is gone, while the kernel's cell is busy.
 
-Each case is tried a few times, and the quickest counts: the machine, the browser and the server do other things too,
-and what a test holds is that nothing on the way waits.
+Each case is tried a few times, and the median counts: the machine, the browser and the server do other things too, now
+and then; what a test holds is what a person meets who presses the button.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable
 
 import pytest
@@ -22,7 +23,7 @@ __all__ = ["hung"]  # a fixture
 
 # What a person takes for at once, milliseconds.
 AT_ONCE = 250
-TRIES = ("first", "second", "third")
+TRIES = ("first", "second", "third", "fourth", "fifth")
 
 # Clicks on Close, and resolves when the row is gone, with the milliseconds that it took.
 CLOSE = """name => new Promise((resolve, reject) => {
@@ -41,9 +42,9 @@ BUSY = {
 
 
 def at_once(took: list[float]) -> bool:
-    """Whether the quickest was."""
+    """Whether the median was."""
     print(f"from the click to the row that is gone: {', '.join(f'{each:.0f} ms' for each in took)}")
-    return min(took) < AT_ONCE
+    return statistics.median(took) < AT_ONCE
 
 
 @pytest.mark.parametrize("code", BUSY.values(), ids=BUSY.keys())
