@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from tests.peers.ports import free_port
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
 from xec_forward.client.events import Event
+from xec_forward.client.session import current
 
 
 def test_outage_is_told_in_order_and_close_comes_once_and_last(bastion: Sshd, services: Services) -> None:
@@ -152,6 +154,107 @@ def test_close_is_told_after_the_events_that_a_slow_handler_keeps_waiting(bastio
         go.set()
         until(lambda: "close" in seen)
         assert seen == ["error"] * 20 + ["close"]
+
+
+def test_handler_that_waits_holds_up_nothing_but_other_handlers(bastion: Sshd, services: Services) -> None:
+    with open_echo(services) as tunnel:
+        ready: list[xf.TunnelState] = []
+        go = threading.Event()
+        tunnel.on("reconnecting", lambda event: ready.append(tunnel.wait_ready(8).state))
+        tunnel.on("reconnected", lambda event: go.wait(20))
+        tunnel.reconnect()
+        until(lambda: ready)
+        assert ready == [xf.TunnelState.READY]
+        try:
+            changes: list[xf.TunnelState] = []
+            tunnel.observe(lambda change: changes.append(change["new"]), names="state")
+            tunnel.reconnect()
+            assert tunnel.state is xf.TunnelState.RECONNECTING
+            tunnel.wait_ready(5)
+            os.kill(current().engine_pid, signal.SIGKILL)
+            until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+            tunnel.wait_ready(10)
+            assert ask(tunnel.local_port) == b"ping"
+            assert changes == []
+        finally:
+            go.set()
+        until(lambda: len(changes) >= 4)
+        assert changes[:2] == [xf.TunnelState.RECONNECTING, xf.TunnelState.READY]
+        assert changes[-1] is xf.TunnelState.READY
+
+
+@pytest.mark.parametrize("raised", [SystemExit("the link is down"), KeyboardInterrupt()], ids=["exit", "interrupt"])
+def test_handler_that_ends_its_thread_ends_no_other(
+    bastion: Sshd, services: Services, caplog: pytest.LogCaptureFixture, raised: BaseException
+) -> None:
+    def leave(event: Event) -> None:
+        raise raised
+
+    with open_echo(services) as tunnel, open_echo(services) as other, caplog.at_level(logging.ERROR):
+        after = threading.Event()
+        tunnel.on("reconnecting", leave)
+        other.on("reconnected", lambda event: after.set())
+        tunnel.reconnect()
+        assert after.wait(10)
+    assert "a handler of reconnecting failed" in caplog.text
+
+
+def test_failing_observer_is_logged_and_disturbs_nobody(
+    bastion: Sshd, services: Services, caplog: pytest.LogCaptureFixture
+) -> None:
+    tunnel = open_echo(services)
+    seen: list[str] = []
+
+    def failing(change: object) -> None:
+        raise SystemExit("a slip")
+
+    with caplog.at_level(logging.ERROR):
+        tunnel.observe(failing, names="state")
+        tunnel.observe(lambda change: seen.append(str(change["new"])), names="state")
+        tunnel.on("reconnected", lambda event: seen.append(event.name))
+        tunnel.on("close", lambda event: seen.append(event.name))
+        tunnel.reconnect()
+        until(lambda: "reconnected" in seen)
+        assert seen == ["reconnecting", "ready", "reconnected"]
+        tunnel.unobserve(failing, names="state")
+        caplog.clear()
+        tunnel.close()
+        until(lambda: "close" in seen)
+    assert seen[-2:] == ["closed", "close"]
+    assert not xf.tunnels
+    assert caplog.text == ""
+
+
+def test_observer_that_fails_at_the_end_leaves_no_tunnel_on_the_list(bastion: Sshd, services: Services) -> None:
+    tunnel = open_echo(services)
+    tunnel.observe(lambda change: 1 // 0, names="state")
+    xf.close_all()
+    assert tunnel.state is xf.TunnelState.CLOSED
+    assert not xf.tunnels
+
+
+async def test_coroutine_handler_is_told_of_what_has_been(bastion: Sshd, services: Services) -> None:
+    tunnel = await asyncio.to_thread(open_echo, services)
+    told: asyncio.Queue[tuple[str, object]] = asyncio.Queue()
+
+    async def handler(event: Event) -> None:
+        told.put_nowait((event.name, asyncio.get_running_loop()))
+
+    here = asyncio.get_running_loop()
+    tunnel.on("ready", handler)
+    tunnel.once("ready", handler)
+    async with asyncio.timeout(5):
+        assert [await told.get(), await told.get()] == [("ready", here)] * 2
+        await tunnel.aclose()
+        tunnel.once("close", handler)
+        assert await told.get() == ("close", here)
+
+
+def test_coroutine_handler_without_a_loop_is_one_clear_error(bastion: Sshd, services: Services) -> None:
+    async def handler(event: Event) -> None: ...
+
+    with open_echo(services) as tunnel, pytest.raises(xf.SpecError, match=r"ESPEC .*Register it in a coroutine"):
+        tunnel.on("error", handler)
 
 
 async def test_coroutine_handler_runs_in_the_loop_it_was_registered_from(bastion: Sshd, services: Services) -> None:

@@ -154,23 +154,34 @@ def test_use_closes_also_on_an_error_and_returns_the_result(bastion: Sshd, servi
     tunnel.close()
 
 
-def test_traits_follow_and_a_handler_may_close(bastion: Sshd, services: Services) -> None:
+def test_use_runs_no_coroutine_and_says_what_does(bastion: Sshd, services: Services) -> None:
+    tunnel = xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port=services.echo, local_port=0)
+
+    async def work(tunnel: xf.Tunnel) -> None:
+        raise AssertionError("its tunnel would be closed by now")
+
+    with pytest.raises(xf.SpecError, match=r"ESPEC pg: use\(\) runs no coroutine. await tunnel.ause\(fn\) does"):
+        tunnel.use(work)
+    assert tunnel.state is xf.TunnelState.CLOSED
+
+
+def test_traits_follow_and_an_observer_may_close(bastion: Sshd, services: Services) -> None:
     tunnel = xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port=services.echo, local_port=0)
     seen: list[str] = []
-    closed = threading.Event()
+    told = threading.Event()
 
-    def on_state(change: object) -> None:
-        seen.append(str(tunnel.state))
-        if tunnel.state is xf.TunnelState.RECONNECTING:
+    def on_state(change: dict[str, object]) -> None:
+        seen.append(str(change["new"]))
+        if change["new"] is xf.TunnelState.RECONNECTING:
             tunnel.close()
-            closed.set()
+            assert tunnel.state is xf.TunnelState.CLOSED
+        if change["new"] is xf.TunnelState.CLOSED:
+            told.set()
 
     tunnel.observe(on_state, names="state")
     bastion.kill()
-    assert closed.wait(10)
-    assert tunnel.state is xf.TunnelState.CLOSED
-    assert seen[0] == "reconnecting"
-    assert seen[-1] == "closed"
+    assert told.wait(10)
+    assert seen == ["reconnecting", "closing", "closed"]
 
 
 def test_counters_count_payload_and_clients(bastion: Sshd, services: Services) -> None:

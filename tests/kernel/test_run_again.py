@@ -113,6 +113,8 @@ def test_failed_tunnel_is_tried_by_reconnect_and_named_once_it_is_there(
             kernel.run("other = 'mine'\ntunnels['other'].reconnect()").ok()
             assert kernel.value("(tunnels['other'].state, other)") == ("ready", "mine")
             kernel.run("del other\ntunnels['other'].reconnect()\ntunnels['other'].wait_ready()").ok()
+            wait = "while 'other' not in globals() and time.monotonic() < end: time.sleep(0.01)"
+            kernel.run(f"import time\nend = time.monotonic() + 10\n{wait}").ok()
             assert kernel.value("other.state") == "ready"
 
 

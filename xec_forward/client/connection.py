@@ -1,8 +1,9 @@
 """The way to the engine: it is started when it is needed, called, listened to, and found dead.
 
-Two threads, both daemons, live while an engine does. The *reader* only reads and routes what arrives, so that an
-answer never waits behind a handler. The *handler* runs what others hang on events, and answers the questions nobody
-waits for: so a handler may itself make a call.
+Three threads, all daemons. The *reader*, one for each engine, reads and routes what arrives; nothing that it does waits
+for anybody. The *keeper* does what we owe the engine and what takes its time: it starts another one where it died, and
+answers the questions nobody waits for. The *handler* runs what others hang on events and traits: it may take as long as
+it likes, and may itself make a call.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from ..model import PROTOCOL_VERSION, Ask, Changed, Done, Examined, Failed, Hell
 from .call import AsyncCall, BlockingCall, Call, resolve
 from .process import EngineProcess
 from .sources import Sources
+from .turns import Turns
 from .watcher import ScriptWatcher, Watcher
 
 logger = logging.getLogger(__name__)
@@ -48,18 +50,18 @@ class Connection(ABC):
         self._engine: EngineProcess | None = None
         self._starting = threading.Lock()
         self._calls: dict[int, Call] = {}
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._handler: threading.Thread | None = None
+        self._keeper = Turns("xec_forward keeper")
+        self._handler = Turns("xec_forward handler")
         self._stopping = False
         self._attendant: queue.SimpleQueue[Ask] | None = None
 
     @abstractmethod
     def changed(self, message: Changed) -> None:
-        """A tunnel changed. Called on the reader thread: hand over, never block."""
+        """A tunnel changed. Called on the reader thread: never block."""
 
     @abstractmethod
     def died(self, log: str, waiting: set[int]) -> None:
-        """The engine ended although nobody told it to; there is none now. Called on the handler thread.
+        """The engine ended although nobody told it to; there is none now. Called on the keeper thread.
 
         Args:
             log: its log file.
@@ -87,9 +89,6 @@ class Connection(ABC):
                 engine.send(Hello(PROTOCOL_VERSION, os.getpid(), _notebook()))
                 self._engine = engine
                 threading.Thread(target=self._read, args=(engine,), name="xec_forward reader", daemon=True).start()
-            if self._handler is None or not self._handler.is_alive():
-                self._handler = threading.Thread(target=self._handle, name="xec_forward handler", daemon=True)
-                self._handler.start()
             return self._engine
 
     def warm(self) -> None:
@@ -110,7 +109,7 @@ class Connection(ABC):
             engine, self._engine = self._engine, None
         if engine is not None:
             engine.stop()
-        self._work.put(None)
+        self._keeper.end()
 
     def abandon(self) -> None:
         """In a forked child: let go of the parent's engine without touching it."""
@@ -177,7 +176,7 @@ class Connection(ABC):
         for message in engine.receive():
             self._route(message)
         if self._engine is engine:
-            self.hand_over(lambda: self._bury(engine))
+            self._keeper.put(lambda: self._bury(engine))
 
     def _route(self, message: Report) -> None:
         match message:
@@ -196,25 +195,17 @@ class Connection(ABC):
                 elif self._attendant is not None:
                     self._attendant.put(message)
                 else:
-                    self.hand_over(lambda: self._answer_unattended(message))
+                    self._keeper.put(lambda: self._answer_unattended(message))
 
-    # ---- the handler thread ----
+    # ---- the other threads ----
 
-    def hand_over(self, work: Callable[[], None]) -> None:
+    def hand_over(self, work: Callable[[], object]) -> None:
         """Have the handler thread do this, in its turn."""
-        self._work.put(work)
+        self._handler.put(work)
 
-    def _handle(self) -> None:
-        while True:
-            work = self._work.get()
-            if work is None:
-                if self._stopping:
-                    return
-                continue
-            try:
-                work()
-            except Exception:
-                logger.exception("a handler failed")
+    def afterwards(self, work: Callable[[], object]) -> None:
+        """Have the keeper thread do this, in its turn: our own, and too much for where it was found out."""
+        self._keeper.put(work)
 
     @contextlib.contextmanager
     def attended(self, questions: queue.SimpleQueue[Ask]) -> Iterator[None]:

@@ -8,8 +8,8 @@
     rejected       somebody who may not be a client was turned away; the error says who
     close          it has ended; once, and the last
 
-Handlers run on the session's handler thread, one after the other, and may themselves call `close()`; a coroutine
-function runs in the loop that it was registered from. A handler that fails is logged, and disturbs nobody.
+Handlers run on the session's handler thread, one after the other, and may themselves call `close()` or `wait_ready()`;
+a coroutine function runs in the loop that it was registered from. A handler that fails is logged, and disturbs nobody.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import partial
+from typing import cast
 
 from ..errors import ForwardError, SpecError
 from ..model import Snapshot
@@ -59,6 +60,18 @@ class _Registered:
     once: bool
     loop: asyncio.AbstractEventLoop | None
 
+    def tell(self, event: Event) -> None:
+        """Run the handler; its failure is logged, whatever it raises."""
+        try:
+            if self.loop is None:
+                self.handler(event)
+            elif self.loop.is_closed():
+                logger.warning("a handler of %s has no loop any more", event.name)
+            else:
+                asyncio.run_coroutine_threadsafe(_logged(self.handler, event), self.loop)
+        except BaseException:  # sys.exit() too: the thread is everybody's
+            logger.exception("a handler of %s failed", event.name)
+
 
 class Events:
     """Who wants to know of what. Thread-safe."""
@@ -68,24 +81,24 @@ class Events:
         self._registered: list[_Registered] = []
         self._sticky: dict[str, Event] = {}
 
-    def add(self, name: str, handler: Handler, *, once: bool = False) -> Event | None:
+    def add(self, name: str, handler: Handler, *, once: bool = False) -> Callable[[], None] | None:
         """Register a handler.
 
         Returns:
-            The event that is to be replayed to it, or None.
+            What tells it of an event that has been, and is replayed to it; or None.
 
         Raises:
-            SpecError: there is no event of that name.
+            SpecError: there is no event of that name; or the handler is a coroutine function, and no loop runs here.
         """
         if name not in NAMES:
             near = get_close_matches(name, NAMES, 1)
             raise SpecError(f"there is no event {name}", hint=f"Did you mean {near[0]}?" if near else ", ".join(NAMES))
-        loop = asyncio.get_running_loop() if inspect.iscoroutinefunction(handler) else None
+        one = _Registered(name, handler, once, _loop_of(handler))
         with self._lock:
             sticky = self._sticky.get(name)
             if sticky is None or not once:
-                self._registered.append(_Registered(name, handler, once, loop))
-            return sticky
+                self._registered.append(one)
+        return partial(one.tell, sticky) if sticky is not None else None
 
     def remove(self, name: str, handler: Handler) -> None:
         """Forget a handler; one that is not there is no error."""
@@ -102,18 +115,7 @@ class Events:
             wanted = [one for one in self._registered if one.name == event.name]
             self._registered = [one for one in self._registered if not (one.once and one.name == event.name)]
         for one in wanted:
-            self.tell(one.handler, event, one.loop)
-
-    @staticmethod
-    def tell(handler: Handler, event: Event, loop: asyncio.AbstractEventLoop | None = None) -> None:
-        """Run one handler; its failure is logged."""
-        try:
-            if loop is not None and inspect.iscoroutinefunction(handler):
-                asyncio.run_coroutine_threadsafe(_logged(handler, event), loop)
-            else:
-                handler(event)
-        except Exception:
-            logger.exception("a handler of %s failed", event.name)
+            one.tell(event)
 
     def stream(self) -> Stream:
         """Every event from now on, what is sticky first; ends after `close`."""
@@ -186,8 +188,21 @@ class _Inbox:
             await came.wait()
 
 
-async def _logged(handler: Callable[[Event], Awaitable[object]], event: Event) -> None:
+def _loop_of(handler: Handler) -> asyncio.AbstractEventLoop | None:
+    """The loop in which a coroutine function is to run, None for any other handler. Raises SpecError."""
+    if not inspect.iscoroutinefunction(handler) and not inspect.iscoroutinefunction(type(handler).__call__):
+        return None
     try:
-        await handler(event)
-    except Exception:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise SpecError(
+            "a coroutine function needs a loop to run in, and none runs here",
+            hint="Register it in a coroutine, or give a plain function",
+        ) from None
+
+
+async def _logged(handler: Handler, event: Event) -> None:
+    try:
+        await cast(Callable[[Event], Awaitable[object]], handler)(event)
+    except (Exception, SystemExit):  # it would end the loop
         logger.exception("a handler of %s failed", event.name)

@@ -136,17 +136,17 @@ class _Vigil:
         os.set_blocking(self._waking, False)
         os.set_blocking(self._woken, False)
         for tunnel in self._tunnels:
-            tunnel.observe(self._wake, names="state")
+            tunnel.add_follower(self._wake)
         return self
 
     def __exit__(self, *_: object) -> None:
         for tunnel in self._tunnels:
-            tunnel.unobserve(self._wake, names="state")
+            tunnel.remove_follower(self._wake)
         os.close(self._waking)
         os.close(self._woken)
 
     def _wake(self, _: Any) -> None:
-        """On the handler thread, or on ours."""
+        """On the reader thread, or on ours."""
         try:
             os.write(self._woken, b"!")
         except BlockingIOError:

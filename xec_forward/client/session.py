@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from ..errors import EngineError, ForwardError, LimitError
+from ..errors import ClosedError, EngineError, ForwardError, LimitError
 from ..model import (
     Browse,
     Changed,
@@ -64,6 +64,8 @@ LOOK_LIMIT = 30.0
 SECRET_LIMIT = 30.0
 # A list of names, seconds: nobody waits for it longer.
 BROWSE_LIMIT = 5.0
+# At the end, handlers have so long to be told of it, seconds.
+FAREWELL = 1.0
 # An engine that dies this often within a minute is not started again.
 DEATHS_PER_MINUTE = 4
 
@@ -99,8 +101,9 @@ class Session(Connection):
         """End the engine and with it every tunnel, at once. Idempotent; the session can be used again."""
         self.end()
         for tunnel in self.listed():
-            tunnel.follow(_now(tunnel, TunnelState.CLOSED), "close")  # the handler thread may be gone
+            tunnel.follow(_gone(tunnel, TunnelState.CLOSED), "close")
         self.tunnels.clear()
+        self._handler.end(FAREWELL)
 
     def abandon(self) -> None:
         """See Connection."""
@@ -188,8 +191,8 @@ class Session(Connection):
         """Open a prepared tunnel; returns when it is ready."""
         try:
             done = self.call(tunnel.request_for, watcher, tunnel.request.options.timeout)
-        except BaseException:
-            self._take_back([tunnel])
+        except BaseException as error:
+            self._take_back([tunnel], error)
             raise
         tunnel.opened(done)
 
@@ -197,8 +200,8 @@ class Session(Connection):
         """`open` for coroutines."""
         try:
             done = await self.acall(tunnel.request_for, watcher, tunnel.request.options.timeout)
-        except BaseException:
-            self._take_back([tunnel])
+        except BaseException as error:
+            self._take_back([tunnel], error)
             raise
         tunnel.opened(done)
 
@@ -276,9 +279,16 @@ class Session(Connection):
                 self._give_up(tunnel, caught if isinstance(caught, ForwardError) else before)
             raise
 
-    def _take_back(self, tunnels: Iterable[Tunnel]) -> None:
-        """Nobody gets these handles: whatever the engine has of them shall go. Does not wait, never raises."""
+    def _take_back(self, tunnels: Sequence[Tunnel], error: BaseException | None = None) -> None:
+        """Nobody gets these handles: whatever the engine has of them shall go. Does not wait, never raises.
+
+        Args:
+            error: what their opening failed with; who has hung something on them meanwhile is told.
+        """
         numbers = tuple(tunnel.request.tunnel for tunnel in tunnels)
+        if isinstance(error, ForwardError):
+            for tunnel in tunnels:
+                self._give_up(tunnel, error)
         with contextlib.suppress(EngineError):
             self.send(Close(0, numbers))
         for number in numbers:
@@ -311,7 +321,7 @@ class Session(Connection):
     def _closed(self, tunnels: list[Tunnel], done: Done) -> None:
         last = {snapshot.tunnel: snapshot for snapshot in done.snapshots}
         for tunnel in tunnels:
-            tunnel.follow(last.get(tunnel.request.tunnel) or _now(tunnel, TunnelState.CLOSED))
+            tunnel.follow(last.get(tunnel.request.tunnel) or _gone(tunnel, TunnelState.CLOSED))
             self.forget(tunnel)
 
     def _require_life(self, within: float, otherwise: Message) -> None:
@@ -345,15 +355,13 @@ class Session(Connection):
         call = self._calls.get(tunnel.opening_call)
         if call is not None:
             call.deliver(message)
-            if message.snapshot.state.ended:
+            state = message.snapshot.state
+            if state.ended or (state is TunnelState.FAILED and not message.snapshot.listen):
                 return  # an opening that failed: what became of it says the call's answer
         elif message.snapshot.state.ended and tunnel.given_up:
             return  # what was left of an opening that was interrupted
-        self.hand_over(lambda: self._follow(tunnel, message.snapshot, message.event))
-
-    def _follow(self, tunnel: Tunnel, snapshot: Snapshot, event: str) -> None:
-        tunnel.follow(snapshot, event)
-        if snapshot.state.ended:
+        tunnel.follow(message.snapshot, message.event)
+        if message.snapshot.state.ended:
             self.forget(tunnel)
 
     def died(self, log: str, waiting: set[int]) -> None:
@@ -365,6 +373,8 @@ class Session(Connection):
             for tunnel in self.listed()
             if tunnel.opening_call and tunnel.opening_call not in waiting and not tunnel.given_up
         ]
+        for tunnel in wanted:
+            tunnel.cut_adrift()
         now = time.monotonic()
         often = len(self._deaths) == DEATHS_PER_MINUTE and now - self._deaths[0] < 60
         self._deaths.append(now)
@@ -386,9 +396,11 @@ class Session(Connection):
                 self._give_up(tunnel, error)
 
     def _give_up(self, tunnel: Tunnel, error: ForwardError | None) -> None:
-        tunnel.given_up = True
-        # What was heard of it last may tell of a port that it holds no more.
-        tunnel.follow(msgspec.structs.replace(_now(tunnel, TunnelState.FAILED, error), notes=()), "error")
+        if isinstance(error, ClosedError):
+            tunnel.follow(_gone(tunnel, TunnelState.CLOSED), "close")  # by somebody else, while it was opened
+            return
+        tunnel.given_up, tunnel.adrift = True, False
+        tunnel.follow(_gone(tunnel, TunnelState.FAILED, error), "error")
 
 
 def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) -> Snapshot:
@@ -397,6 +409,14 @@ def _now(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) 
     return msgspec.structs.replace(
         tunnel.snapshot, state=state, error=fault, since=time.time(), serial=time.monotonic_ns()
     )
+
+
+def _gone(tunnel: Tunnel, state: TunnelState, error: ForwardError | None = None) -> Snapshot:
+    """Likewise, of one that no engine has: what was heard of it last may tell of a port that it holds no more."""
+    last = msgspec.structs.replace(_now(tunnel, state, error), listen="", notes=())
+    if last.kind is Kind.REMOTE:
+        return msgspec.structs.replace(last, remote_port=0)
+    return msgspec.structs.replace(last, local_port=0)
 
 
 def _examination(target: SshTarget | ClusterTarget, far: Sequence[Far], timeout: float) -> Callable[[int], Examine]:

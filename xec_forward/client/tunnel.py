@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import threading
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import quote
 
 import msgspec
-import traitlets
 
 from ..dsn import ConnectionString, make, password_for, template_for
-from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError
-from ..model import Check, Counters, Done, Health, Message, Open, Reconnect, Snapshot, TunnelState
-from ..spec import Kind
-from .events import Event, Events, Handler, Stream
-from .history import History
+from ..errors import ClosedError, ConfigError, DeadlineError, ForwardError, SpecError
+from ..model import Check, Done, Health, Message, Open, Reconnect, Snapshot, TunnelState
+from ..spec import Forward, Kind
+from .following import Changes, Following
 from .session import Session, bound_forward
 
 if TYPE_CHECKING:
@@ -27,7 +24,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Tunnel(traitlets.HasTraits):
+class Tunnel(Following):
     """One tunnel: where it listens, how it is, and what to do with it.
 
     A handle never blocks on the network: it follows the engine's snapshots. Every blocking call has a twin with
@@ -38,26 +35,8 @@ class Tunnel(traitlets.HasTraits):
         history: what moved through it lately.
     """
 
-    state: traitlets.TraitType[TunnelState, TunnelState] = traitlets.Instance(
-        TunnelState, default_value=TunnelState.IDLE, read_only=True
-    )
-    error: traitlets.TraitType[ForwardError | None, ForwardError | None] = traitlets.Instance(
-        ForwardError, default_value=None, allow_none=True, read_only=True
-    )
-    stats: traitlets.TraitType[Counters, Counters] = traitlets.Instance(
-        Counters, default_value=Counters(), read_only=True
-    )
-
     def __init__(self, session: Session, request: Open) -> None:
-        super().__init__()
-        self.session = session
-        self.request = request
-        self.opening_call = 0
-        self.given_up = False  # the engine no longer has it; reconnect() opens it again
-        self.has_opened = False  # its opening has succeeded: from then on it keeps its port and dials without end
-        self._following = threading.RLock()
-        self._events = Events()
-        self.snapshot = Snapshot(
+        first = Snapshot(
             request.tunnel,
             request.name,
             request.forward.kind,
@@ -65,8 +44,14 @@ class Tunnel(traitlets.HasTraits):
             (request.target.host,),
             connect=str(request.forward.connect or ""),
         )
-        self.history = History()
-        self.history.add(self.snapshot)
+        super().__init__(first, session.hand_over)
+        self.session = session
+        self.request = request
+        self.opening_call = 0
+        self.given_up = False  # the engine no longer has it; reconnect() opens it again
+        self.has_opened = False  # its opening has succeeded: from then on it keeps its port and dials without end
+        self.adrift = False  # its engine has died, and no other one holds its port yet
+        self._again: Forward | None = None  # as it was bound, where its engine died
         self.template = ""
         self.password = ""  # the reference of the service's password, never the password
 
@@ -142,7 +127,9 @@ class Tunnel(traitlets.HasTraits):
 
         Raises:
             SpecError: the template holds a password, or is no URL. ConfigError: there is none, or the SOURCE fails.
+            ForwardError: nothing of it listens, because it is closed or has failed.
         """
+        self._require_listener()
         chosen = template or self._template()
         if not chosen:
             raise ConfigError("the scheme of this port is not known", hop=self.name, hint="Give a template, or --dsn")
@@ -170,13 +157,30 @@ class Tunnel(traitlets.HasTraits):
 
         Raises:
             ConfigError: SQLAlchemy or a driver is missing (with the `%pip install` line), or the scheme is unknown.
+            ForwardError: nothing of it listens, because it is closed or has failed; a connection that is asked for
+                after that raises it, too.
         """
         from .sqlalchemy import make_engine
 
+        self._require_listener()
         template = self._template()
         if not template:
             raise ConfigError("the scheme of this port is not known", hop=self.name, hint="Give --dsn")
-        return make_engine(self._make(template, None), lambda: self._password(template), **kw)
+
+        def password() -> str | None:
+            # By now another program may have its port.
+            self._require_listener()
+            if self.adrift:
+                raise self.error or ForwardError("its engine has ended", hop=self.name)
+            return self._password(template)
+
+        return make_engine(self._make(template, None), password, **kw)
+
+    def _require_listener(self) -> None:
+        """Raise ForwardError where no listener of its own is at its address: whoever is there is not to be trusted."""
+        self._require_open()
+        if self.given_up or not self.snapshot.listen:
+            raise self.error or ForwardError(f"it does not listen, the tunnel is {self.state}", hop=self.name)
 
     # ---- opening: used by the session ----
 
@@ -187,69 +191,21 @@ class Tunnel(traitlets.HasTraits):
         return self.request
 
     def request_again(self, call: int) -> Message:
-        """The request that opens it again as it was, on the port it had."""
+        """The request that opens it again as it was; on the port it had, where it has been open."""
         self.opening_call = call
-        forward = bound_forward(self.request.forward, self.snapshot)
+        forward = self._again or self.request.forward
         return msgspec.structs.replace(self.request, call=call, forward=forward, reopen=True)
 
     def opened(self, done: Done) -> None:
         """The answer to either request."""
         self.has_opened = True
         self.follow(done.snapshots[0])
+        self.adrift = False
 
-    def follow(self, snapshot: Snapshot, event: str = "") -> None:
-        """Take over a snapshot; the traits follow it. Called on the handler thread, and by whoever waited.
-
-        The two may come in either order: an older snapshot is passed over, its event is not. An end that has no event
-        of its own is told in its turn, after the events that wait for the handler thread.
-        """
-        error = snapshot.error.error() if snapshot.error is not None else None
-        self._take_over(snapshot, error)
-        if event:
-            self._events.emit(Event(event, snapshot, error))
-        elif snapshot.state.ended:
-            self.session.hand_over(lambda: self._events.emit(Event("close", snapshot, error)))
-
-    def _take_over(self, snapshot: Snapshot, error: ForwardError | None) -> None:
-        with self._following:
-            if snapshot.serial < self.snapshot.serial or self.snapshot.state.ended:
-                return
-            self.snapshot = snapshot
-            if snapshot.counters != self.stats:
-                self.history.add(snapshot)
-            with self.hold_trait_notifications():
-                self.set_trait("stats", snapshot.counters)
-                if str(error) != str(self.error):
-                    self.set_trait("error", error)
-                self.set_trait("state", snapshot.state)
-
-    # ---- what happens to it ----
-
-    def on(self, event: str, handler: Handler) -> Handler:
-        """Call `handler` with each Event of this name; see `client.events` for the names. Returns the handler.
-
-        Raises:
-            SpecError: there is no event of that name.
-        """
-        return self._register(event, handler, once=False)
-
-    def once(self, event: str, handler: Handler) -> Handler:
-        """`on`, for the next such event only."""
-        return self._register(event, handler, once=True)
-
-    def off(self, event: str, handler: Handler) -> None:
-        """Undo `on` or `once`."""
-        self._events.remove(event, handler)
-
-    def events(self) -> Stream:
-        """All events from now on, for `async for`; `ready` comes first where it has been, `close` ends it."""
-        return self._events.stream()
-
-    def _register(self, event: str, handler: Handler, *, once: bool) -> Handler:
-        missed = self._events.add(event, handler, once=once)
-        if missed is not None:
-            self.session.hand_over(lambda: Events.tell(handler, missed))
-        return handler
+    def cut_adrift(self) -> None:
+        """Its engine has died; another one is to give it the port it had."""
+        self.adrift = True
+        self._again = bound_forward(self.request.forward, self.snapshot)
 
     # ---- what to do with it ----
 
@@ -267,10 +223,9 @@ class Tunnel(traitlets.HasTraits):
             DeadlineError: it was not ready in time. ForwardError: it failed, or is closed.
         """
         end = time.monotonic() + timeout
-        changed = _Changed(self)
-        with changed:
+        with Changes(self) as changes:
             while not self.settled():
-                if not changed.wait(end - time.monotonic()):
+                if not changes.wait(end - time.monotonic()):
                     hint = "%forward shows what it is doing"
                     raise DeadlineError(f"not ready within {timeout:g} s, but {self.state}", hop=self.name, hint=hint)
         return self
@@ -322,7 +277,7 @@ class Tunnel(traitlets.HasTraits):
         return Reconnect(call, self.request.tunnel)
 
     def _require_open(self) -> None:
-        if self.state.ended:
+        if self.state in (TunnelState.CLOSING, TunnelState.CLOSED):
             raise ClosedError("the tunnel is closed", hop=self.name, hint="Open it again")
 
     def close(self) -> None:
@@ -334,9 +289,17 @@ class Tunnel(traitlets.HasTraits):
         await self.session.aclose([self])
 
     def use(self, fn: Callable[..., R]) -> R:
-        """Run `fn`, with the handle if it takes an argument, and close, also on an error. Returns what it returns."""
+        """Run `fn`, with the handle if it takes an argument, and close, also on an error. Returns what it returns.
+
+        Raises:
+            SpecError: it is a coroutine function.
+        """
         with self:
-            return fn(self) if _takes_argument(fn) else fn()
+            result = fn(self) if _takes_argument(fn) else fn()
+            if inspect.iscoroutine(result):
+                result.close()  # the tunnel would be closed before it began
+                raise SpecError("use() runs no coroutine", hop=self.name, hint="await tunnel.ause(fn) does")
+            return result
 
     async def ause(self, fn: Callable[..., Awaitable[R]]) -> R:
         """`use` for a coroutine function."""
@@ -382,29 +345,6 @@ class Opening(Generic[H]):
     async def __aexit__(self, *_: object) -> None:
         if self._handle is not None:
             await self._handle.__aexit__()
-
-
-class _Changed:
-    """Waits for the next change of a tunnel's state, without missing one."""
-
-    def __init__(self, tunnel: Tunnel) -> None:
-        self._tunnel = tunnel
-        self._event = threading.Event()
-
-    def _set(self, _: object) -> None:
-        self._event.set()
-
-    def __enter__(self) -> None:
-        self._tunnel.observe(self._set, names="state")
-
-    def __exit__(self, *_: object) -> None:
-        self._tunnel.unobserve(self._set, names="state")
-
-    def wait(self, timeout: float) -> bool:
-        if timeout <= 0 or not self._event.wait(timeout):
-            return False
-        self._event.clear()
-        return True
 
 
 def _health(health: Health | None) -> Health:

@@ -295,6 +295,8 @@ class ForwardMagics(Magics):
         except BaseException:
             watcher.erase()
             raise
+        finally:
+            self._openings().name_late(found)
         if not line.service.quiet:
             watcher.finish(Cards(tuple(self._card(tunnel) for tunnel in found)))
 

@@ -14,8 +14,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..client.group import ForwardGroup
 from ..client.lines import Wanted, port_remarks, preview, wanted_of
@@ -26,7 +27,7 @@ from ..client.tunnel import Tunnel
 from ..dsn import ConnectionString, suffix
 from ..errors import ConfigError, EngineError, ForwardError, SpecError
 from ..line import Line
-from ..model import TunnelState
+from ..model import Snapshot, TunnelState
 from ..options import Service
 from ..render import Card
 from ..source import SourceKind
@@ -108,6 +109,7 @@ class Openings:
         self._namespace = Namespace(shell)
         self._environment = Environment()
         self._lock = RLock()
+        self._naming = RLock()
         self._opened: list[Opened] = []
         self.groups: dict[str, ForwardGroup] = {}
 
@@ -307,7 +309,7 @@ class Openings:
             with self._lock:
                 # Those that ended are forgotten with their names; failed ones are replaced by this one.
                 self._opened.append(opened)
-            plan.tunnel.observe(self._follower(opened), names="state")
+            plan.tunnel.add_follower(self._follower(opened))
         if id(plan) not in errors:
             try:
                 self._inject(opened, opened if plan.reuse is not None and cell is not None else opened.tunnel)
@@ -363,27 +365,40 @@ class Openings:
         spared = [*filter(None, os.environ.get("NO_PROXY", "").split(",")), "localhost", "127.0.0.1", "::1"]
         return {"ALL_PROXY": url.reveal(), "NO_PROXY": ",".join(dict.fromkeys(spared))}
 
-    def _follower(self, opened: Opened) -> Callable[[Any], None]:
-        def follow(change: Any) -> None:
+    def _follower(self, opened: Opened) -> Callable[[Snapshot], None]:
+        alive = False
+
+        def follow(_: Snapshot) -> None:
+            nonlocal alive
+            before, alive = alive, opened.tunnel.is_alive()
             if opened.tunnel.state.ended:
                 self._end(opened)
-            elif opened.nameless and opened.tunnel.is_alive():
-                self._name_late(opened)
+            elif opened.nameless and alive and not before:
+                # Its SOURCE may take its time: not here.
+                opened.tunnel.session.afterwards(partial(self._name_late, opened))
 
         return follow
 
+    def name_late(self, tunnels: Sequence[Tunnel]) -> None:
+        """Those that had failed to open and are there now have their names when this returns."""
+        for opened in filter(None, map(self.find, tunnels)):
+            if opened.tunnel.is_alive():
+                self._name_late(opened)
+
     def _name_late(self, opened: Opened) -> None:
-        """A tunnel that had failed to open is there; may be on the handler thread."""
-        try:
-            if opened.wanted.explicit:
-                self._namespace.require(opened.wanted.explicit, force=opened.wanted.service.force)
-            self._inject(opened, opened.tunnel)
-            opened.nameless = False
-        except ForwardError as error:
-            opened.remarks = (str(error),)
+        with self._naming:
+            if not opened.nameless:
+                return
+            try:
+                if opened.wanted.explicit:
+                    self._namespace.require(opened.wanted.explicit, force=opened.wanted.service.force)
+                self._inject(opened, opened.tunnel)
+                opened.nameless = False
+            except ForwardError as error:
+                opened.remarks = (str(error),)
 
     def _end(self, opened: Opened) -> None:
-        """The tunnel has closed, whoever closed it; may be on the handler thread."""
+        """The tunnel has closed, whoever closed it; may be on the reader thread."""
         with self._lock:
             if opened in self._opened:
                 self._opened.remove(opened)
