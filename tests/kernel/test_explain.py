@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from tests.peers.kernel import Kernel, Result
 from tests.peers.ports import free_port
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
-from tests.peers.sshd import Sshd
+from tests.peers.sshd import PASSPHRASE, Sshd
 
 CLOCK = r"\d\d:\d\d:\d\d"
 DSN = "--dsn postgresql://ana@/sales --password env:SALES_PASSWORD"
@@ -111,6 +112,56 @@ def test_closed_tunnel_whose_port_another_one_has_is_not_blamed(
     kernel.run(f"%forward bastion f={port}:{bastion.far()}:{services.echo}").ok()
     done = kernel.run(f"raise ConnectionRefusedError('127.0.0.1:{port} refused')")
     assert _said(done) == ""
+
+
+def test_tunnel_that_was_closed_before_the_cell_is_not_blamed_for_what_names_no_address(
+    kernel: Kernel, bastion: Sshd, services: Services
+) -> None:
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.refused} --no-check").ok()
+    refused = "import socket\nc = socket.create_connection(('127.0.0.1', e.local_port))\nc.recv(1)"
+    assert kernel.run(refused).error is not None
+    kernel.run("e.close()").ok()
+    kernel.run(f"%forward bastion f=0:{bastion.far()}:{services.echo}").ok()
+    for cell in (
+        f"c = socket.create_connection(('127.0.0.1', {services.reset}))\nc.sendall(b'x')\nc.recv(1)",
+        "raise TimeoutError('the read operation timed out')",
+        "raise ConnectionResetError(104, 'Connection reset by peer')",
+    ):
+        assert _said(kernel.run(cell)) == "", cell
+
+
+def test_port_of_another_host_is_not_the_tunnels(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    kernel.run(f"import psycopg, requests, socket\n%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
+    kernel.run("import urllib.request\nport = e.local_port").ok()
+    kernel.run("e.close()").ok()
+    for call in (
+        "socket.create_connection(('127.0.0.9', port), timeout=5)",
+        "urllib.request.urlopen(f'http://127.0.0.9:{port}/', timeout=5)",
+        "requests.get(f'http://127.0.0.9:{port}/', timeout=5)",
+        "psycopg.connect(f'postgresql://ana@127.0.0.9:{port}/sales')",
+        "raise ConnectionError(f'peer db.example:{port} is down')",
+        "raise TimeoutError(f'at 12:{port} it timed out')",
+    ):
+        done = kernel.run(call)
+        assert done.error is not None
+        assert _said(done) == "", call
+    for call in (
+        "urllib.request.urlopen(f'http://localhost:{port}/', timeout=5)",
+        "psycopg.connect(f'postgresql://ana@localhost:{port}/sales')",
+        "raise ConnectionError(f'nobody listens on port {port}')",
+    ):
+        assert re.fullmatch(rf"e was closed at {CLOCK}, run its line again", _said(kernel.run(call))), call
+
+
+def test_tunnel_that_waits_for_a_login_since_its_engine_died(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    bastion.write_config(Path(os.environ["XEC_FORWARD_SSH_CONFIG"]), IdentityFile=bastion.encrypted_key())
+    kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}", answers=[PASSPHRASE]).ok()
+    os.kill(kernel.value("e.session.engine_pid"), signal.SIGKILL)
+    wait = "while e.state != 'waiting' and time.monotonic() < end: time.sleep(0.01)"
+    kernel.run(f"import time\nend = time.monotonic() + 20\n{wait}").ok()
+    done = kernel.run("import socket\nsocket.create_connection(('127.0.0.1', e.local_port)).recv(1)")
+    said = rf"e has waited for a login since {CLOCK}: %forward --reconnect e, then run the cell again"
+    assert re.fullmatch(said, _said(done)), done
 
 
 def test_errors_of_other_kinds_and_places_are_not_explained(kernel: Kernel, bastion: Sshd, services: Services) -> None:

@@ -9,11 +9,16 @@ from dataclasses import dataclass
 from weakref import WeakSet
 
 from ..model import Counters, Snapshot, TunnelState
-from .events import Event
 from .tunnel import Tunnel
 
-_DOWN = (TunnelState.RECONNECTING, TunnelState.WAITING, TunnelState.FAILED, TunnelState.CLOSED)
-_EVENTS = ("reconnecting", "reconnected", "degraded", "error", "close")
+# (Of one that had been ready, `opening` is what another engine does with it.)
+_DOWN = (
+    TunnelState.OPENING,
+    TunnelState.RECONNECTING,
+    TunnelState.WAITING,
+    TunnelState.FAILED,
+    TunnelState.CLOSED,
+)
 # How many are kept, of all tunnels together.
 _KEPT = 200
 
@@ -24,12 +29,13 @@ class Outage:
 
     Attributes:
         last: the tunnel as it was last in it; its state says what it does, or did last.
-        port: the local one, 0 where it has none; a closed tunnel's snapshot no longer tells.
+        host, port: where it listens; port 0 where it has none. A closed tunnel's snapshot no longer tells.
         counters: what had gone through it when it began.
         since, until: seconds since the epoch; until is None while it lasts.
     """
 
     last: Snapshot
+    host: str
     port: int
     counters: Counters
     since: float
@@ -47,15 +53,14 @@ class Outages:
         self._lock = threading.Lock()
         self._watched: WeakSet[Tunnel] = WeakSet()
         self._outages: deque[Outage] = deque(maxlen=_KEPT)
-        self._ports: dict[int, int] = {}
+        self._addresses: dict[int, tuple[str, int]] = {}
 
     def watch(self, tunnels: Iterable[Tunnel]) -> None:
         """Follow these tunnels from now on; one that is followed already is only looked at."""
         for tunnel in tunnels:
             if tunnel not in self._watched:
                 self._watched.add(tunnel)
-                for name in _EVENTS:
-                    tunnel.on(name, self._take)
+                tunnel.add_follower(self._note)
             self._note(tunnel.snapshot)
 
     def between(self, start: float, end: float) -> list[Outage]:
@@ -63,22 +68,22 @@ class Outages:
         with self._lock:
             return [outage for outage in self._outages if outage.overlaps(start, end)]
 
-    def _take(self, event: Event) -> None:
-        self._note(event.snapshot)
-
     def _note(self, snapshot: Snapshot) -> None:
-        if not snapshot.opened:
-            return  # its opening failed, and whoever asked for it was told
+        number = snapshot.tunnel
         with self._lock:
-            port = self._ports.pop(snapshot.tunnel, 0) or snapshot.local_port
-            if not snapshot.state.ended:
-                self._ports[snapshot.tunnel] = snapshot.local_port or port
-            lasting = [each for each in self._outages if each.until is None and each.last.tunnel == snapshot.tunnel]
+            if not snapshot.opened and number not in self._addresses:
+                return  # its opening failed, and whoever asked for it was told
+            if snapshot.local_port or number not in self._addresses:
+                self._addresses[number] = (snapshot.local_host, snapshot.local_port)
+            host, port = self._addresses[number]
+            if snapshot.state.ended:
+                del self._addresses[number]
+            lasting = [each for each in self._outages if each.until is None and each.last.tunnel == number]
             if snapshot.state not in _DOWN:
                 for outage in lasting:
                     if snapshot.serial > outage.last.serial:
                         outage.until = snapshot.since
             elif not lasting:
-                self._outages.append(Outage(snapshot, port, snapshot.counters, snapshot.since))
+                self._outages.append(Outage(snapshot, host, port, snapshot.counters, snapshot.since))
             elif snapshot.serial > lasting[-1].last.serial:
                 lasting[-1].last = snapshot
