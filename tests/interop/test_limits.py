@@ -88,6 +88,14 @@ def test_most_tunnels_refuses_the_next_with_the_way_to_raise_it(
     assert all(ask(tunnel.local_port) == b"ping" for tunnel in (second, third, fourth))
 
 
+@pytest.mark.parametrize("most", [None, "x", -1, 0, 1.5, True])
+def test_limit_of_tunnels_is_a_whole_number(most: object) -> None:
+    before = xf.tunnels.limit
+    with pytest.raises(xf.SpecError, match=r"ESPEC the limit of tunnels is .*, not a whole number from 1. xf\.tunnels"):
+        xf.tunnels.limit = most  # type: ignore[assignment]
+    assert xf.tunnels.limit == before
+
+
 def test_lazy_tunnel_listens_at_once_and_dials_for_its_first_client(bastion: Sshd, services: Services) -> None:
     with open_echo(services, lazy=True) as tunnel:
         assert tunnel.state is xf.TunnelState.IDLE

@@ -246,7 +246,7 @@ def test_working_folder_that_is_gone_has_no_project(folder: Path) -> None:
     ("line", "said"),
     [
         ("hold = 'x'", "hold 'x': a number of seconds from 0 to 1000000 is expected. Write hold = 30"),
-        ("hold = true", "hold: a string is expected"),
+        ("hold = true", "hold: a number is expected"),
         ("port = 99999", "port '99999': a whole number from 1 to 65535 is expected. Write port = 22"),
         ("lazy = 1", "lazy: true or false is expected. Write lazy = true"),
         ('ttl = "soon"', "ttl 'soon': a duration is expected. Write ttl = \"90s\""),
@@ -277,7 +277,11 @@ def test_working_folder_that_is_gone_has_no_project(folder: Path) -> None:
         ('namespace = "x"', "namespace belongs to tunnels with k8s"),
         ('k8s = "svc/x"', "ssh and k8s do not go together"),
         ('password = "secret:a/b"', "password secret: is read from a cluster"),
-        ("hold = 1979-05-27", "hold: a string is expected"),
+        ("hold = 1979-05-27", "hold: a number is expected. Write hold = 30"),
+        ("ttl = true", "ttl: a number is expected. Write ttl = 90"),
+        ("password = true", 'password: a string is expected. Write password = "env:NAME"'),
+        ("forward = []", 'forward: the list is empty. Write forward = "pg.vpc:5432", or leave forward out'),
+        ("forward = [true]", 'forward: a string, or a list of them, is expected. Write forward = "pg.vpc:5432"'),
     ],
 )
 def test_bad_key_or_value_is_told_with_its_line_and_the_fix(folder: Path, line: str, said: str) -> None:
@@ -315,6 +319,9 @@ def test_bad_key_or_value_is_told_with_its_line_and_the_fix(folder: Path, line: 
         ("[tunnels.x]\nk8s = 'svc/a'\nforward = '1:2:3'\n", 3, "'1:2:3' is no PORT"),
         ("[tunnels.x]\nk8s = 'svc/a'\nforward = '-D 1'\n", 3, "forward: '-D 1' is no PORT"),
         ("[tunnels.x]\ncontext = 'a'\nforward = 80\n", 3, "no RESOURCE"),
+        ("[tunnels.x]\nssh = ['a']\n", 2, 'ssh: a string is expected. Write ssh = "bastion"'),
+        ("[tunnels.x]\nk8s = true\n", 2, 'k8s: a string is expected. Write k8s = "svc/postgres"'),
+        ("[tunnels.x]\nk8s = 'svc/a'\nforward = []\n", 3, "the list is empty. Write forward = 5432, or leave"),
         ("[tunnels.x]\nssh = 'a 80'\n", 2, "TARGET and SPEC are two keys"),
         (f"[tunnels.x]\nssh = 'ana:{SECRET}@a'\n", 2, "ssh_password"),
         (f"[tunnels.x]\nssh = 'a'\npassword = {SECRET}\n", 3, "this is no TOML"),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from .session import current
+from ..errors import SpecError
+from .session import MAX_TUNNELS, current
 from .tunnel import Tunnel
 
 
@@ -25,11 +26,18 @@ class Tunnels(Mapping[str, Tunnel]):
 
     @property
     def limit(self) -> int:
-        """How many may be open at once; the next is refused with LimitError. 50 unless set."""
+        """How many may be open at once; the next is refused with LimitError. 50 unless set.
+
+        Raises:
+            SpecError: what it is set to is no whole number from 1.
+        """
         return current().max_tunnels
 
     @limit.setter
     def limit(self, most: int) -> None:
+        if not isinstance(most, int) or isinstance(most, bool) or most < 1:
+            hint = f"xf.tunnels.limit = {MAX_TUNNELS} is what it is unless set"
+            raise SpecError(f"the limit of tunnels is {most!r:.60}, not a whole number from 1", hint=hint)
         current().max_tunnels = most
 
     def __repr__(self) -> str:

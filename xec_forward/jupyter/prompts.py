@@ -23,14 +23,21 @@ def service_password(watcher: LiveWatcher, name: str, where: str) -> str:
     """Ask for the service's password (`--password prompt`).
 
     Raises:
-        AuthenticationError: nobody is there to answer. KeyboardInterrupt: they gave up.
+        AuthenticationError: nobody is there to answer, or nothing was typed. KeyboardInterrupt: they gave up.
     """
     try:
-        return watcher.pose(f"Password of {name} at {where} (--password prompt): ", echo=False)
+        typed = watcher.pose(f"Password of {name} at {where} (--password prompt): ", echo=False)
     except NobodyAnswers as error:
         raise AuthenticationError(
             f"--password prompt: {error}", hop=where, hint="Give env:NAME, keyring:SERVICE/USER, cmd: or file:"
         ) from None
+    if not typed:
+        raise AuthenticationError(
+            "--password prompt: the answer was empty",
+            hop=where,
+            hint="Run the line again and type it, or leave --password out where the service wants none",
+        )
+    return typed
 
 
 def ask(shell: InteractiveShell, prompt: str, *, echo: bool) -> str:

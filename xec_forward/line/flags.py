@@ -28,6 +28,7 @@ __all__ = [
     "Flag",
     "Section",
     "duration",
+    "example_of",
     "flags_of",
     "networks",
     "read_value",
@@ -162,9 +163,14 @@ def _number(flag: Flag, spelling: str, text: str) -> int | float:
     wanted = "a whole number" if whole else "a number of seconds"
     if not re.fullmatch(pattern, text) or not flag.least <= float(text) <= flag.most:
         limits = f"from {flag.least:g} to {flag.most:.0f}"
-        default = {"PORT": "22", "N": "3"}.get(flag.metavar, "30")
-        raise SpecError(f"{spelling} {quote(text)}: {wanted} {limits} is expected", hint=f"Write {spelling} {default}")
+        hint = f"Write {spelling} {example_of(flag)}"
+        raise SpecError(f"{spelling} {quote(text)}: {wanted} {limits} is expected", hint=hint)
     return int(text) if whole else float(text)
+
+
+def example_of(flag: Flag) -> str:
+    """A number that is a value of this flag."""
+    return {"PORT": "22", "N": "3"}.get(flag.metavar, "90" if flag.metavar.startswith("D") else "30")
 
 
 def networks(words: Iterable[str], what: str) -> tuple[str, ...]:

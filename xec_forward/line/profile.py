@@ -26,7 +26,7 @@ from ..source import Source, SourceKind
 from ..spec import Forward, check_name
 from ..spec.words import quote
 from .dialect import KUBERNETES, SSH, Dialect
-from .flags import Flag, Section
+from .flags import Flag, Section, example_of
 from .reader import Entry, Reader
 
 __all__ = ["BadKey", "Chosen", "Profile", "at_words", "read_profile"]
@@ -127,9 +127,12 @@ def read_profile(name: str, table: Mapping[str, object], folder: str) -> Profile
     for key, value in table.items():
         try:
             if key == "forward":
-                forwards = tuple(_forward_entry(text, dialect) for text in _texts(key, value, several=True))
+                example = "5432" if dialect is KUBERNETES else '"pg.vpc:5432"'
+                texts = _texts(key, value, example, several=True)
+                forwards = tuple(_forward_entry(text, dialect) for text in texts)
             elif key in ("ssh", "k8s"):
-                place = (_place_entry(_texts(key, value)[0], dialect),)
+                example = '"bastion"' if key == "ssh" else '"svc/postgres"'
+                place = (_place_entry(_texts(key, value, example)[0], dialect),)
             elif key in flags:
                 _option(reader, flags[key], value, folder)
             else:
@@ -154,12 +157,15 @@ def _dialect(table: Mapping[str, object]) -> Dialect:
     raise BadKey("", SpecError("it says nothing of where to", hint=hint))
 
 
-def _texts(key: str, value: object, *, several: bool = False) -> list[str]:
+def _texts(key: str, value: object, example: str, *, kind: str = "a string", several: bool = False) -> list[str]:
     """A value, or each of a list, as the word it would be on the line. The value itself is never shown."""
     values = value if isinstance(value, list) and several else [value]
+    hint = f"Write {key} = {example}"
     if any(isinstance(each, bool) or not isinstance(each, str | int | float) for each in values):
-        wanted = "a string, or a list of them," if several else "a string"
-        raise SpecError(f"{key}: {wanted} is expected")
+        wanted = f"{kind}, or a list of them," if several else kind
+        raise SpecError(f"{key}: {wanted} is expected", hint=hint)
+    if not values:
+        raise SpecError(f"{key}: the list is empty", hint=f"{hint}, or leave {key} out")
     return [str(each) for each in values]
 
 
@@ -216,9 +222,17 @@ def _option(reader: Reader, flag: Flag, value: object, folder: str) -> None:
         return
     if key == "control_persist" and isinstance(value, bool):
         value = "yes" if value else "no"
-    texts = _texts(key, value, several=flag.kind is tuple or key == "proxy")
+    kind = "a number" if flag.kind in (int, float) else "a string"
+    texts = _texts(key, value, _example(flag), kind=kind, several=flag.kind is tuple or key == "proxy")
     for text in [",".join(texts)] if key == "proxy" else texts:
         reader.give(flag, key, _within(folder, flag, text))
+
+
+def _example(flag: Flag) -> str:
+    """A value of an option, as the file is written."""
+    if flag.kind in (int, float):
+        return example_of(flag)
+    return '"env:NAME"' if flag.source else f'"{flag.metavar.split("|")[0]}"'
 
 
 def _within(folder: str, flag: Flag, text: str) -> str:
