@@ -30,6 +30,20 @@ def test_same_line_reuses_the_tunnel(kernel: Kernel, bastion: Sshd, postgres: Po
     assert bastion.connections() == 1
 
 
+@pytest.mark.parametrize("name", ["--as same", ""], ids=["explicit name", "default name"])
+def test_line_that_several_threads_run_at_once_opens_one_tunnel(
+    kernel: Kernel, bastion: Sshd, services: Services, name: str
+) -> None:
+    line = f"bastion 0:{bastion.far()}:{services.echo} {name} --quiet"
+    kernel.run(
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "run = get_ipython().run_line_magic\n"
+        f"with ThreadPoolExecutor(8) as threads: found = list(threads.map(run, ['forward'] * 8, [{line!r}] * 8))"
+    ).ok()
+    assert kernel.value("len({each.request.tunnel for each in found})") == 1
+    assert kernel.value("(len(__import__('xec_forward').tunnels), found[0].state)") == (1, "ready")
+
+
 def test_changed_line_under_the_same_explicit_name_replaces_on_the_same_port(
     kernel: Kernel, bastion: Sshd, services: Services
 ) -> None:

@@ -8,6 +8,7 @@ Nothing but IPython is imported with this module: `%load_ext` is to be quick, an
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -56,6 +57,7 @@ class ForwardMagics(Magics):
         self.loaded = True
         for problem in self.refused.values():
             print(f"xec_forward: {problem}", file=sys.stderr)
+        self._making = threading.Lock()  # lines may run in several threads
         self._shell = shell  # Magics.shell may be None, as far as types go
         self._opened: Openings | None = None
         self._shown: set[int] = set()
@@ -385,11 +387,12 @@ class ForwardMagics(Magics):
             self._show(Text(text))
 
     def _explain(self) -> Explainer:
-        if self._explainer is None:
-            from .explain import Explainer
+        with self._making:
+            if self._explainer is None:
+                from .explain import Explainer
 
-            self._explainer = Explainer(self._dsn_name)
-        return self._explainer
+                self._explainer = Explainer(self._dsn_name)
+            return self._explainer
 
     def _dsn_name(self, tunnel: Tunnel) -> str:
         """How the notebook calls its connection string: a tunnel made in Python has none but the handle's."""
@@ -399,11 +402,12 @@ class ForwardMagics(Magics):
     # ---- the session ----
 
     def _openings(self) -> Openings:
-        if self._opened is None:
-            from .openings import Openings
+        with self._making:
+            if self._opened is None:
+                from .openings import Openings
 
-            self._opened = Openings(self._shell)
-        return self._opened
+                self._opened = Openings(self._shell)
+            return self._opened
 
     def _session(self) -> Session:
         from .extension import session_for

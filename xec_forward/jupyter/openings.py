@@ -36,6 +36,7 @@ from . import prompts
 from .facts import facts_of
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
+from .one_at_a_time import OneAtATime
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -110,6 +111,7 @@ class Openings:
         self._environment = Environment()
         self._lock = RLock()
         self._naming = RLock()
+        self._turns = OneAtATime()
         self._opened: list[Opened] = []
         self.groups: dict[str, ForwardGroup] = {}
 
@@ -135,8 +137,16 @@ class Openings:
         Raises:
             ForwardError: nothing was opened (of several: all failed, this is the first). KeyboardInterrupt.
         """
-        session = current()
         wanted = wanted_of(lines)
+        # The same line run by two threads at once (a panel's form beside a cell) is opened by one, and then reused.
+        names = [each.explicit or each.default for each in wanted]
+        with self._turns.taking(filter(None, [*names, group.name])):
+            return self._open_now(lines, wanted, group, watcher, cell)
+
+    def _open_now(
+        self, lines: Sequence[Line], wanted: Sequence[Wanted], group: Service, watcher: LiveWatcher, cell: Cell | None
+    ) -> tuple[list[Card], Tunnel | ForwardGroup]:
+        session = current()
         plans = self._plan(session, wanted, group if len(wanted) > 1 else Service(), lent=cell is not None)
         for plan in plans:
             if plan.wanted.password is not None and plan.wanted.password.kind is SourceKind.PROMPT and not plan.reuse:
