@@ -164,6 +164,23 @@ def test_tunnel_that_waits_for_a_login_since_its_engine_died(kernel: Kernel, bas
     assert re.fullmatch(said, _said(done)), done
 
 
+def test_name_that_went_with_its_tunnel(kernel: Kernel, bastion: Sshd, services: Services) -> None:
+    far = f"{bastion.far()}:{services.echo}"
+    kernel.run(f"import time\nkept = %forward bastion 0:{far} --as e --dsn redis:// --ttl 1").ok()
+    kernel.run(
+        "end = time.monotonic() + 20\nwhile kept.state != 'closed' and time.monotonic() < end: time.sleep(0.01)"
+    ).ok()
+    why = rf"went with its tunnel, which was closed at {CLOCK} \(its ttl of 1 s is over\), run its line again"
+    assert re.fullmatch(f"e {why}", _said(kernel.run("e")))
+    assert re.fullmatch(f"e_dsn {why}", _said(kernel.run("def f(): return e_dsn\nf()")))
+    assert _said(kernel.run("other")) == ""
+    kernel.run(f"%forward bastion 0:{far} --as e").ok()
+    kernel.run("e.close()").ok()
+    assert re.fullmatch(rf"e went .* was closed at {CLOCK}, run its line again", _said(kernel.run("e")))
+    kernel.run(f"%forward bastion 0:{far} --as e\ndel e").ok()
+    assert _said(kernel.run("e")) == ""
+
+
 def test_errors_of_other_kinds_and_places_are_not_explained(kernel: Kernel, bastion: Sshd, services: Services) -> None:
     kernel.run(f"%forward bastion e=0:{bastion.far()}:{services.echo}").ok()
     port = free_port()

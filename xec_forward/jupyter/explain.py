@@ -3,7 +3,7 @@
 An error is about a tunnel where it is one of connections, the tunnel was down while the cell ran, and either the error
 or the calls that raised it name the tunnel's address; or where they name none at all, and the tunnel lost or refused
 clients meanwhile. A port alone is the tunnel's too, one with another host beside it is not. Also told is the mask of a
-connection string that was sent as a password.
+connection string that was sent as a password, and the name that went with its tunnel.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ class Explainer:
 
     Args:
         dsn_name: how the notebook calls a tunnel's connection string.
+        gone_with: the last of the tunnel that a name of the notebook went with.
     """
 
-    def __init__(self, dsn_name: Callable[[Tunnel], str]) -> None:
+    def __init__(self, dsn_name: Callable[[Tunnel], str], gone_with: Callable[[str], Snapshot | None]) -> None:
         self._dsn_name = dsn_name
+        self._gone_with = gone_with
         self._outages = Outages()
 
     def look(self, tunnels: Iterable[Tunnel]) -> dict[int, Counters]:
@@ -61,6 +63,8 @@ class Explainer:
             began: when the cell did, seconds since the epoch.
             before: what had gone through each tunnel then.
         """
+        if isinstance(error, NameError):
+            return self._name_gone(error)
         chain = list(islice(chain_of(error), _ERRORS))
         if isinstance(error, ForwardError) or not any(isinstance(each, Exception) for each in chain):
             return ""
@@ -73,6 +77,12 @@ class Explainer:
             return ""
         self._catch_up(session)
         return "; ".join(self._causes(chain, texts, session, began, before))
+
+    def _name_gone(self, error: NameError) -> str:
+        last = self._gone_with(error.name or "")
+        return (
+            f"{error.name} went with its tunnel, which {_closed(last)}, run its line again" if last is not None else ""
+        )
 
     def _mask_sent(self, chain: Iterable[BaseException], tunnels: Iterable[Tunnel]) -> str:
         open_ones = list(tunnels)
@@ -143,13 +153,19 @@ def _said(outage: Outage) -> str:
         return f"{name} was reconnecting {since}-{_clock(outage.until)}, run the cell again"
     match outage.last.state:
         case TunnelState.CLOSED:
-            return f"{name} was closed at {_clock(outage.last.since)}, run its line again"
+            return f"{name} {_closed(outage.last)}, run its line again"
         case TunnelState.WAITING:
             return f"{name} has waited for a login since {since}: %forward --reconnect {name}, then run the cell again"
         case TunnelState.FAILED:
             return f"{name} has been down since {since}: %forward --reconnect {name}, then run the cell again"
         case _:
             return f"{name} has been reconnecting since {since}, run the cell again when %forward says ready"
+
+
+def _closed(last: Snapshot) -> str:
+    """That it was closed, and why where nobody did it."""
+    _, by_itself, why = (last.error.message if last.error is not None else "").partition("closed, because ")
+    return f"was closed at {_clock(last.since)}" + (f" ({why})" if by_itself else "")
 
 
 def _clock(moment: float) -> str:

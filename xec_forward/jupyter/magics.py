@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ..client.tunnel import Tunnel
     from ..errors import ConfigError
     from ..line import Dialect, Line
+    from ..model import Snapshot
     from ..options import ClusterTarget, SshTarget
     from ..render import Card, View
     from .explain import Explainer
@@ -391,13 +392,16 @@ class ForwardMagics(Magics):
             if self._explainer is None:
                 from .explain import Explainer
 
-                self._explainer = Explainer(self._dsn_name)
+                self._explainer = Explainer(self._dsn_name, self._gone_with)
             return self._explainer
 
     def _dsn_name(self, tunnel: Tunnel) -> str:
         """How the notebook calls its connection string: a tunnel made in Python has none but the handle's."""
         opened = self._openings().find(tunnel)
         return opened.names[-1] if opened is not None and len(opened.names) > 1 else f"{tunnel.name}.url"
+
+    def _gone_with(self, name: str) -> Snapshot | None:
+        return self._opened.gone_with(name) if self._opened is not None else None
 
     # ---- the session ----
 

@@ -43,6 +43,10 @@ class Namespace:
         self._lock = RLock()
         self._names: dict[str, _Name] = {}
 
+    def holds(self, name: str) -> bool:
+        """Whether there is anything under a name, ours or not."""
+        return name in self._shell.user_ns
+
     def free(self, base: str, taken: Iterable[str] = (), mine: Iterable[object] = ()) -> str:
         """`base`, or `base_2` and so on: the first that no other tunnel has and that would overwrite nothing.
 

@@ -114,11 +114,16 @@ class Openings:
         self._turns = OneAtATime()
         self._opened: list[Opened] = []
         self.groups: dict[str, ForwardGroup] = {}
+        self._gone: dict[str, Snapshot] = {}
 
     def find(self, tunnel: Tunnel) -> Opened | None:
         """What is known of a tunnel; None for one made in Python."""
         with self._lock:
             return next((opened for opened in self._opened if opened.tunnel is tunnel), None)
+
+    def gone_with(self, name: str) -> Snapshot | None:
+        """The last of the tunnel that a name went with; None where it did not, or holds something again."""
+        return None if self._namespace.holds(name) else self._gone.get(name)
 
     def open(
         self, lines: Sequence[Line], group: Service, watcher: LiveWatcher, cell: Cell | None = None
@@ -356,6 +361,8 @@ class Openings:
         if wanted.service.set_proxy_env:
             variables |= self._proxy_variables(opened, dsn)
         self._namespace.give(owner, values, aside=opened.cell is not None)
+        for each in values:
+            self._gone.pop(each, None)
         self._environment.set(owner, variables)
         opened.names, opened.variables, opened.remarks = tuple(values), tuple(variables), tuple(remarks)
         if tunnel.state.ended:
@@ -414,6 +421,7 @@ class Openings:
                 self._opened.remove(opened)
         self._namespace.take_back(opened.tunnel)
         self._environment.put_back(opened.tunnel)
+        self._gone |= {name: opened.tunnel.snapshot for name in opened.names if not self._namespace.holds(name)}
         opened.names = opened.variables = ()
         if opened.password is not None:
             opened.password.clear()
