@@ -134,7 +134,7 @@ def test_service_password_is_asked_once(kernel: Kernel, bastion: Sshd, services:
     line = f"%forward bastion 0:{bastion.far()}:{services.hang} --as pg --no-check --dsn postgresql://ana@/sales"
     nobody = _one_line(kernel, kernel.run(f"{line} --password prompt"), "EAUTH")
     assert "nobody is here to answer" in nobody.value
-    empty = _one_line(kernel, kernel.run(f"{line} --password prompt", answers=[""]), "EAUTH")
+    empty = _one_line(kernel, kernel.run(f"{line} --password prompt", answers=[""]), "ECONFIG")
     assert "--password prompt: the answer was empty. Run the line again and type it" in empty.value
     result = kernel.run(f"{line} --password prompt", answers=[SECRET]).ok()
     assert len(result.prompts) == 1

@@ -11,7 +11,7 @@ import getpass
 from typing import TYPE_CHECKING
 
 from ..client.watcher import NOBODY, NobodyAnswers, ask_terminal
-from ..errors import AuthenticationError
+from ..errors import AuthenticationError, ConfigError
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -23,7 +23,7 @@ def service_password(watcher: LiveWatcher, name: str, where: str) -> str:
     """Ask for the service's password (`--password prompt`).
 
     Raises:
-        AuthenticationError: nobody is there to answer, or nothing was typed. KeyboardInterrupt: they gave up.
+        AuthenticationError: nobody is there to answer. ConfigError: nothing was typed. KeyboardInterrupt: they gave up.
     """
     try:
         typed = watcher.pose(f"Password of {name} at {where} (--password prompt): ", echo=False)
@@ -32,7 +32,7 @@ def service_password(watcher: LiveWatcher, name: str, where: str) -> str:
             f"--password prompt: {error}", hop=where, hint="Give env:NAME, keyring:SERVICE/USER, cmd: or file:"
         ) from None
     if not typed:
-        raise AuthenticationError(
+        raise ConfigError(
             "--password prompt: the answer was empty",
             hop=where,
             hint="Run the line again and type it, or leave --password out where the service wants none",
