@@ -174,7 +174,10 @@ class Connection(ABC):
 
     def _read(self, engine: EngineProcess) -> None:
         for message in engine.receive():
-            self._route(message)
+            try:
+                self._route(message)
+            except Exception:
+                logger.exception("a message of the engine was lost")  # one; not all that follow it
         if self._engine is engine:
             self._keeper.put(lambda: self._bury(engine))
 

@@ -98,7 +98,7 @@ class Tunnel(Following):
 
     @property
     def url(self) -> ConnectionString | None:
-        """The connection string, None where the scheme is not known."""
+        """The connection string, None where the scheme is not known. Raises what `dsn` raises."""
         template = self._template()
         return self.dsn(template) if template else None
 

@@ -107,7 +107,7 @@ def _warm(shell: InteractiveShell) -> None:
 
 
 def _notice(shell: InteractiveShell, text: str) -> None:
-    """One line for the user that belongs to no cell; from the handler thread."""
+    """One line for the user that belongs to no cell; from the keeper thread."""
     print(f"xec_forward: {text}", file=sys.stderr, flush=True)
 
 
