@@ -108,6 +108,7 @@ class Snapshot(Value, frozen=True):
         notes: what the user should know: another local port than the far one, a flag that was ignored.
         log: the path of the engine's log file.
         serial: a clock of this machine (time.monotonic_ns), to tell the newer of two.
+        context, namespace: of a kubeconfig, where it leads; "" for no cluster, and as long as they are not known.
     """
 
     tunnel: int
@@ -131,6 +132,8 @@ class Snapshot(Value, frozen=True):
     notes: tuple[str, ...] = ()
     log: str = ""
     serial: int = 0
+    context: str = ""
+    namespace: str = ""
 
     @property
     def way(self) -> tuple[str, ...]:
@@ -174,14 +177,17 @@ class Outlook(Value, frozen=True):
     """What the configuration says about a target.
 
     Attributes:
-        route: the hops in order, the target last, each as `user@host:port`.
+        route: the hops in order, the target last, each as `user@host:port`; of a cluster their names.
         forwards: its LocalForward, RemoteForward and DynamicForward lines.
         notes: what else decides: a live master, a ProxyCommand.
+        context, namespace: of a cluster: those that its kubeconfig means now.
     """
 
     route: tuple[str, ...]
     forwards: tuple[Forward, ...] = ()
     notes: tuple[str, ...] = ()
+    context: str = ""
+    namespace: str = ""
 
 
 class Outcome(StrEnum):
@@ -298,10 +304,11 @@ class Check(Message, frozen=True):
 
 
 class Look(Message, frozen=True):
-    """Ask what the configuration says about a target, without dialling; answered by `Done.outlook`."""
+    """Ask what the configuration says about a target (one of the two), without dialling; answered by `Done.outlook`."""
 
     call: int
-    ssh: SshTarget
+    ssh: SshTarget | None = None
+    cluster: ClusterTarget | None = None
 
 
 class Far(Value, frozen=True):
@@ -329,12 +336,17 @@ class Examine(Message, frozen=True):
 
 
 class ReadSecret(Message, frozen=True):
-    """Ask for one entry of a Kubernetes Secret, in the cluster's namespace; answered by `Revealed`."""
+    """Ask for one entry of a Kubernetes Secret, in the cluster's namespace; answered by `Revealed`.
+
+    Attributes:
+        tunnel: whose cluster it is: that one's context and namespace count, once they are settled. 0: nobody's.
+    """
 
     call: int
     cluster: ClusterTarget
     name: str
     key: str
+    tunnel: int = 0
 
 
 class Listing(StrEnum):

@@ -209,13 +209,20 @@ def test_secrets_of_a_context_are_not_in_its_repr(tmp_path: Path) -> None:
     assert SECRET not in repr(config.read((str(path),), hop="it"))
 
 
-def test_identity_tells_targets_and_kubeconfigs_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    default, named = config.identity(ClusterTarget()), config.identity(ClusterTarget(kubeconfig="/x"))
-    assert default == config.identity(ClusterTarget())
-    assert default != config.identity(ClusterTarget(context="prod"))
-    monkeypatch.setenv("KUBECONFIG", "/elsewhere")
-    assert default != config.identity(ClusterTarget())
-    assert named == config.identity(ClusterTarget(kubeconfig="/x"))
+def test_identity_is_what_the_kubeconfig_means_now_and_holds_no_secret(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+
+    def identity(context: str = "") -> object:
+        target = ClusterTarget(context=context, kubeconfig=str(file))
+        return config.identity(target, config.load(target))
+
+    login_of(file, token=SECRET)
+    first = identity()
+    assert (identity("it"), SECRET in repr(first)) == (first, False)
+    file.write_text(file.read_text() + "\n# nothing that is meant\n")
+    assert identity() == first
+    login_of(file, token="another")
+    assert identity() != first
 
 
 # ---- in a pod ----

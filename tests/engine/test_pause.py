@@ -14,6 +14,7 @@ from tests.engine.fake_link import FakeLink
 from xec_forward.engine.house import House
 from xec_forward.engine.links.base import Link, Opening
 from xec_forward.engine.links.pool import Pool
+from xec_forward.engine.links.way import Direct
 from xec_forward.engine.listener import Binder
 from xec_forward.engine.pause import EAGER, FIRST, LONGEST, Pause
 from xec_forward.engine.tunnel import Tunnel
@@ -134,12 +135,13 @@ def tunnel_to(bastion: Bastion) -> Tunnel:
         raise AssertionError("there is nothing to ask")
 
     binder = Binder(lambda port: "", lambda port: None)
+    pool = Pool()
     house = House(
-        pool=Pool(),
+        pool=pool,
         binder=binder,
         asker=nobody,
         report=lambda changed: None,
-        route=lambda request, own=False: ("bastion", bastion.dial),
+        route=lambda request, own=False: Direct("bastion", bastion.dial, pool),
         bound=lambda: None,
         expired=lambda tunnel: None,
         log="",

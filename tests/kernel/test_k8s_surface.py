@@ -15,7 +15,7 @@ from tests.peers.ports import free_port, port_free
 from tests.peers.postgres import Postgres
 from tests.peers.services import Services
 from tests.peers.sshd import Sshd
-from xec_forward.demo.cluster import Cluster
+from xec_forward.demo.cluster import Cluster, Context
 
 
 @pytest.fixture
@@ -109,6 +109,23 @@ def test_service_by_number_and_by_name_reaches_its_pod(kernel: Kernel, api: Clus
     _round_trip(kernel.value("d.local_port"))
     kernel.run("%k8s_forward --close d").ok()
     assert kernel.value("'d' in globals()") is False
+
+
+def test_same_line_leads_where_the_kubeconfig_says_now(kernel: Kernel, api: Cluster, services: Services) -> None:
+    contexts = (Context(name="demo"), Context(name="sales", namespace="sales"))
+    api.add_deployment("api", namespace="sales", ports={"echo": 7000}, serves={7000: ("127.0.0.1", services.echo)})
+    line = "%k8s_forward deploy/api :7000 --no-check"
+    api.write_kubeconfig(api.kubeconfig, *contexts)
+    first = _cards(kernel.run(line))[0]
+    assert " -> demo -> " in first
+    api.write_kubeconfig(api.kubeconfig, *contexts)  # other tokens, and the same place
+    assert "reused" in _cards(kernel.run(line))[0]
+    api.write_kubeconfig(api.kubeconfig, *contexts, current="sales")
+    second = _cards(kernel.run(line))[0]
+    assert " -> sales -> " in second
+    assert "reused" not in second
+    assert kernel.value("[t.snapshot.namespace for t in __import__('xec_forward').tunnels.values()]") == ["sales"]
+    _round_trip(kernel.value("api.local_port"))
 
 
 def test_several_ports_of_one_resource_are_a_group_served_by_one_pod(kernel: Kernel, api: Cluster) -> None:

@@ -92,9 +92,9 @@ async def linked(kubeconfig: Path, port: int = ECHO) -> AsyncIterator[Link]:
     """The link to the pod `web`, as a tunnel has it."""
     target, pool, connect = ClusterTarget(kubeconfig=str(kubeconfig)), Pool(), Endpoint("pod/web", port)
     try:
-        link = await kubernetes.dial(target, Resource.of("pod/web"), connect, Conversation(), pool)
-        yield link
-        await link.close()
+        lease = await kubernetes.Way(target, Resource.of("pod/web"), connect, pool).acquire(Conversation())
+        yield lease.link
+        await lease.link.close()
     finally:
         await pool.close()
 
@@ -314,8 +314,7 @@ async def test_first_login_may_take_as_long_as_the_opening_and_a_renewal_no_long
     pool, opening = Pool(), Conversation()
     opening.remaining = 10
     try:
-        dial = partial(cluster_module.dial, ClusterTarget(kubeconfig=str(config)), pool=pool)
-        lease = await pool.acquire("cluster", dial, opening)
+        lease = await cluster_module.acquire(ClusterTarget(kubeconfig=str(config)), opening, pool)
         embedded.embedded.expire_token(token)
         with pytest.raises(DeadlineError, match=r"the plugin login did not answer within 0\.5 s"):
             await cluster_module.api_of(lease.link, "default").get("/version")

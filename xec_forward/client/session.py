@@ -133,9 +133,14 @@ class Session(Connection):
             self.tunnels[number] = tunnel
             return tunnel
 
-    def look(self, target: SshTarget) -> Outlook:
-        """What ssh_config says about a target: its way, its forwards. Nothing is dialled. Raises ConfigError."""
-        outlook = self.call(lambda call: Look(call, configured_host(target)), limit=LOOK_LIMIT).outlook
+    def look(self, target: SshTarget | ClusterTarget) -> Outlook:
+        """What ssh_config says about a target: its way, its forwards; or a kubeconfig: which context and namespace.
+
+        Nothing is dialled. Raises ConfigError.
+        """
+        ssh = configured_host(target) if isinstance(target, SshTarget) else None
+        cluster = configured_cluster(target) if isinstance(target, ClusterTarget) else None
+        outlook = self.call(lambda call: Look(call, ssh, cluster), limit=LOOK_LIMIT).outlook
         assert outlook is not None
         return outlook
 
@@ -162,14 +167,17 @@ class Session(Connection):
         assert done.examination is not None
         return done.examination
 
-    def secret(self, cluster: ClusterTarget, name: str, key: str) -> str:
+    def secret(self, cluster: ClusterTarget, name: str, key: str, tunnel: int = 0) -> str:
         """One entry of a Kubernetes Secret, read now: nothing of it is kept.
+
+        Args:
+            tunnel: see `model.ReadSecret`.
 
         Raises:
             ForwardError: the cluster does not give it. EngineError: there is no engine.
         """
         meant = configured_cluster(cluster)
-        call = self._begin(SecretCall, lambda number: ReadSecret(number, meant, name, key), SECRET_LIMIT)
+        call = self._begin(SecretCall, lambda number: ReadSecret(number, meant, name, key, tunnel), SECRET_LIMIT)
         try:
             call.wait(self.sources, self.watcher())
             return call.value

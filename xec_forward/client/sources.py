@@ -89,15 +89,17 @@ class ClusterSecret:
 
     Attributes:
         read: `Session.secret`.
+        tunnel: whose password it is, by its number.
     """
 
-    read: Callable[[ClusterTarget, str, str], str] = field(repr=False)
+    read: Callable[[ClusterTarget, str, str, int], str] = field(repr=False)
     cluster: ClusterTarget
     name: str
     key: str
+    tunnel: int = 0
 
     def __call__(self) -> str:
-        return self.read(self.cluster, self.name, self.key)
+        return self.read(self.cluster, self.name, self.key, self.tunnel)
 
 
 class Sources:

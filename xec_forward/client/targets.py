@@ -177,9 +177,12 @@ def prepare_tunnel(
     session = current()
     template = template_for(forward, dsn)
     scheme = parse_template(template).base if template else ""
-    reference = session.sources.add(_with_cluster(session, password, target))
+    secret = _with_cluster(session, password, target)
+    reference = session.sources.add(secret) if not isinstance(secret, ClusterSecret) else ""
     name = name or forward.name or default_name(forward, target.host)
     tunnel = session.prepare(target, forward, options, name, scheme)
+    if isinstance(secret, ClusterSecret):
+        reference = session.sources.add(replace(secret, tunnel=tunnel.request.tunnel))
     tunnel.template, tunnel.password = dsn, reference
     return session, tunnel
 

@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from urllib.parse import quote
 
@@ -193,8 +194,11 @@ class Tunnel(Following):
     def request_again(self, call: int) -> Message:
         """The request that opens it again as it was; on the port it had, where it has been open."""
         self.opening_call = call
-        forward = self._again or self.request.forward
-        return msgspec.structs.replace(self.request, call=call, forward=forward, reopen=True)
+        forward, cluster, seen = self._again or self.request.forward, self.request.cluster, self.snapshot
+        if cluster is not None and seen.context:
+            # Not where the kubeconfig leads by now.
+            cluster = replace(cluster, context=seen.context, namespace=seen.namespace)
+        return msgspec.structs.replace(self.request, call=call, forward=forward, cluster=cluster, reopen=True)
 
     def opened(self, done: Done) -> None:
         """The answer to either request."""

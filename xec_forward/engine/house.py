@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from ..model import Changed, Open
-from .links.base import Dial
 from .links.pool import Pool
+from .links.way import Way
 from .listener import Binder
 from .opening import Asker
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 class Route(Protocol):
-    """What identifies the link a request wants, and how to dial it; `own`: no master is ridden."""
+    """How a request comes to its link; `own`: no master is ridden."""
 
-    def __call__(self, request: Open, *, own: bool = False) -> tuple[Hashable, Dial]: ...
+    def __call__(self, request: Open, *, own: bool = False) -> Way: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class House:
         binder: binds listeners.
         asker: puts the questions of openings.
         report: told of every change.
-        route: which link a request wants.
+        route: how a request comes to its link.
         bound: called when a port was bound.
         expired: called when a tunnel's own time is over.
         log: the engine's log file.

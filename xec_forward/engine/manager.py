@@ -4,18 +4,17 @@ engines."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from functools import partial
 
 from ..errors import ClosedError
-from ..model import Browse, Changed, Health, Open, Outlook, ReadSecret, Snapshot
-from ..options import SshTarget
+from ..model import Browse, Changed, Health, Look, Open, Outlook, ReadSecret, Snapshot
 from ..spec import Resource
 from .house import House
 from .links import command, ssh
-from .links.base import Dial
 from .links.pool import Pool
+from .links.way import Direct, Way
 from .listener import Binder
 from .monitor import Monitor
 from .neighbours import Neighbours
@@ -70,24 +69,31 @@ class Manager:
         """Look at each stage of a tunnel."""
         return await self._find(number).check()
 
-    async def look(self, target: SshTarget) -> Outlook:
+    async def look(self, request: Look) -> Outlook:
         """What the configuration says about a target; nothing is dialled."""
-        return await asyncio.to_thread(ssh.look, target)
+        if request.cluster is not None:
+            from .links import kubernetes
+
+            return await kubernetes.look(request.cluster)
+        assert request.ssh is not None
+        return await asyncio.to_thread(ssh.look, request.ssh)
 
     async def secret(self, request: ReadSecret) -> str:
         """One entry of a Kubernetes Secret."""
         from .links import kubernetes
 
         opening = CallOpening(request.call, self._house.asker, lambda: None)
-        return await kubernetes.secret(request.cluster, request.name, request.key, opening=opening, pool=self._pool)
+        target, tunnel = request.cluster, self._tunnels.get(request.tunnel)
+        if tunnel is not None and tunnel.place.context:
+            target = replace(target, context=tunnel.place.context, namespace=tunnel.place.namespace)
+        return await kubernetes.secret(target, request.name, request.key, opening=opening, pool=self._pool)
 
     async def browse(self, request: Browse) -> tuple[str, ...]:
         """Names in a cluster, for completion."""
         from .links import kubernetes
 
         opening = CallOpening(request.call, self._house.asker, lambda: None)
-        opened = [tunnel.request.cluster for tunnel in self._tunnels.values() if tunnel.request.cluster is not None]
-        return await kubernetes.browse(request, opened, opening=opening, pool=self._pool)
+        return await kubernetes.browse(request, opening=opening, pool=self._pool)
 
     def snapshots(self) -> tuple[Snapshot, ...]:
         """All tunnels, in the order of their opening."""
@@ -115,28 +121,26 @@ class Manager:
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
-    def _route(self, request: Open, *, own: bool = False) -> tuple[Hashable, Dial]:
-        """What identifies the link a request wants, and how to dial it; `own`: no master is ridden."""
+    def _route(self, request: Open, *, own: bool = False) -> Way:
+        """How a request comes to its link; `own`: no master is ridden."""
         if request.command is not None:
             text = request.command.command
             # Sooner than the tunnel's own deadline, whose message cannot say what the command said.
             limit = min(command.LISTEN_DEADLINE, request.options.timeout * 0.85)
-            return command.identity(text), partial(command.dial, text, timeout=limit)
+            return Direct(command.identity(text), partial(command.dial, text, timeout=limit), self._pool)
         if request.cluster is not None:
             assert request.forward.connect is not None
             connect = request.forward.connect
-            resource = Resource.of(connect.host)
             # Imported when the first cluster is wanted: 0.6 s that no SSH tunnel needs.
             from .links import kubernetes
 
-            dial = partial(kubernetes.dial, request.cluster, resource, connect, pool=self._pool)
-            return kubernetes.identity(request.cluster, resource), dial
+            return kubernetes.Way(request.cluster, Resource.of(connect.host), connect, self._pool)
         assert request.ssh is not None
         target = replace(request.ssh, control_master="no") if own else request.ssh
         key = ssh.identity(target)
         if request.ssh.control_master == "no":  # a connection of its own
             key = (key, request.tunnel)
-        return key, partial(ssh.dial, target, pool=self._pool)
+        return Direct(key, partial(ssh.dial, target, pool=self._pool), self._pool)
 
     def _name_of_port(self, port: int) -> str:
         return next((tunnel.name for tunnel in self._tunnels.values() if tunnel.port == port), "")

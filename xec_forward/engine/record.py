@@ -16,6 +16,7 @@ from ..model import Changed, Fault, Open, Snapshot, TunnelState
 from ..spec import Endpoint, Kind
 from .front import Front
 from .links.base import Link
+from .links.way import Place
 from .opening import Asker, CallOpening
 
 logger = logging.getLogger(__name__)
@@ -36,6 +37,7 @@ class Record:
         opening: the opening in progress, or the last one.
         notes: what the user should know, beside what front and link say.
         reconnects: how often the link was lost.
+        place: see `links.way.Way`.
     """
 
     def __init__(self, request: Open, front: Front, report: Callable[[Changed], None], asker: Asker, log: str) -> None:
@@ -43,6 +45,7 @@ class Record:
         self.error: Fault | None = None
         self.opened_at = 0.0
         self.reconnects = 0
+        self.place = Place()
         self.notes: list[str] = []
         self.opening = CallOpening(request.call, asker, self.tell)
         self._request = request
@@ -84,6 +87,8 @@ class Record:
             notes=tuple(filter(None, (*self._front.notes, *self.notes, *remarks))),
             log=self._log,
             serial=time.monotonic_ns(),
+            context=self.place.context,
+            namespace=self.place.namespace,
         )
 
     def tell(self, event: str = "", *, again: bool = False) -> None:

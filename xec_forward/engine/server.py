@@ -174,7 +174,7 @@ class Server(asyncio.Protocol):
             case Check():
                 return Done(request.call, health=await manager.check(request.tunnel))
             case Look():
-                return Done(request.call, outlook=await manager.look(request.ssh))
+                return Done(request.call, outlook=await manager.look(request))
             case Examine():
                 return Done(request.call, examination=await self._examine(request))
             case ReadSecret():

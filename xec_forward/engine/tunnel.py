@@ -35,6 +35,7 @@ from .health import Probe, examine
 from .house import House
 from .links.base import Link, Passing, Unanswered
 from .links.pool import Lease
+from .links.way import Place
 from .pause import FIRST, LONGEST, Pause
 from .record import Record
 from .relay import Relay
@@ -73,9 +74,9 @@ class Tunnel:
         self._front = self._make_front()
         self._record = Record(request, self._front, house.report, house.asker, house.log)
         self._lease: Lease | None = None
-        self._key, self._dialler = house.route(request)
+        self._way = house.route(request)
         # What the login learned (a passphrase) stays usable for the next dial while this tunnel lives.
-        self._keep = house.pool.keep(self._key)
+        self._keep = self._way.keep()
         remote = request.forward.kind is Kind.REMOTE
         # Nobody can come to a remote forward that has not been asked for.
         self._lazy = request.options.lazy and not remote
@@ -116,6 +117,11 @@ class Tunnel:
     @property
     def name(self) -> str:
         return self.request.name
+
+    @property
+    def place(self) -> Place:
+        """Where in a cluster it leads."""
+        return self._way.place
 
     def snapshot(self) -> Snapshot:
         """What a user may see of this tunnel now."""
@@ -211,6 +217,8 @@ class Tunnel:
         if self.request.reopen:
             self._record.move(TunnelState.RECONNECTING, "reconnecting")
         if self.request.reopen or self._lazy:
+            await self._way.settle()
+            self._record.place = self._way.place
             return
         failures = 0
         while True:
@@ -277,12 +285,13 @@ class Tunnel:
             ) from error
 
     async def _dial(self) -> Link:
-        pool, opening = self._house.pool, self._record.opening
-        lease = await pool.acquire(self._key, self._dialler, opening)
+        opening = self._record.opening
+        lease = await self._way.acquire(opening)
+        self._record.place = self._way.place
         if self.request.forward.kind is Kind.REMOTE and not lease.link.listens:
             # A ridden master: this forward takes a connection of ours.
             lease.release()
-            lease = await pool.acquire(*self._house.route(self.request, own=True), opening)
+            lease = await self._house.route(self.request, own=True).acquire(opening)
         self._lease = lease
         self._record.linked(lease.link)
         return lease.link

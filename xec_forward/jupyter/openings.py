@@ -1,6 +1,6 @@
 """What a line opens, what it reuses, and what it replaces.
 
-the same line        (target, forward, options, service) reuses its tunnel while that one lives
+the same line        (target, forward, options, service) reuses its tunnel while that one lives, and leads where it did
 a changed line       under the same explicit name, or to the same far end under its default name, replaces it
 a default name       overwrites nothing that is not its own, and takes over no other target: `redis_2`
 an explicit name     replaces a tunnel, never another kind of object unless --force says so
@@ -28,7 +28,7 @@ from ..dsn import ConnectionString, suffix
 from ..errors import ConfigError, EngineError, ForwardError, SpecError
 from ..line import Line
 from ..model import Snapshot, TunnelState
-from ..options import Service
+from ..options import ClusterTarget, Service
 from ..render import Card
 from ..source import SourceKind
 from ..spec import Kind
@@ -101,6 +101,18 @@ class _Plan:
     name: str = ""
     password: KeptPassword | None = None
     tunnel: Tunnel | None = None
+
+
+def _still_leads(session: Session, opened: Opened) -> bool:
+    """Whether the line would lead where its tunnel does: another context may be current by now."""
+    target, seen = opened.wanted.target, opened.tunnel.snapshot
+    if not isinstance(target, ClusterTarget) or not seen.context:
+        return True
+    try:
+        meant = session.look(target)
+    except ConfigError:
+        return True  # it leads nowhere now, and the tunnel is there
+    return (meant.context, meant.namespace) == (seen.context, seen.namespace)
 
 
 class Openings:
@@ -241,6 +253,8 @@ class Openings:
         plans: list[_Plan] = []
         for each in wanted:
             same = next((o for o in known if o.wanted.key == each.key and o.reusable), None)
+            if same is not None and not _still_leads(session, same):
+                same = None
             if same is not None:
                 known.remove(same)
             plans.append(_Plan(each, same))

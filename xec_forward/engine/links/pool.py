@@ -277,6 +277,11 @@ class Pool:
         entry = self._entries.get(key)
         return entry.memory if entry is not None else Memory()
 
+    def has(self, key: Hashable) -> bool:
+        """Whether a link of `key` lives."""
+        entry = self._entries.get(key)
+        return entry is not None and entry.current is not None
+
     @property
     def links(self) -> list[Link]:
         """The links that live."""

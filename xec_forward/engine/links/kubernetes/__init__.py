@@ -1,4 +1,4 @@
-"""The Kubernetes link: port-forwards to pods, through the API server of a cluster. `dial` makes one.
+"""The Kubernetes link: port-forwards to pods, through the API server of a cluster.
 
 To the API server:
     cluster        the API server as a link of its own, shared, through SSH hosts where it has any (`approach`)
@@ -13,7 +13,7 @@ To a pod:
     resolve        a ready pod of a resource; `selection`, `objects`, `ports` and `missing` are its parts
     watch, follow  what changes; whether the chosen pod goes
     reasons        why there is no pod yet, or none any more
-    link           the link: from pod to pod, its end
+    link           the link: from pod to pod, its end; `way`: how a tunnel comes to one, in the context it was opened in
 Into the pod:
     dial           which protocol a server takes; `upgrade` and `websocket` are the pipes
     warm           the upgrades to one pod, kept warm; `pulse` sees whether they live
@@ -26,16 +26,24 @@ For the doctor:
 
 from __future__ import annotations
 
-from functools import partial
+import asyncio
 
+from ....model import Outlook
 from ....options import ClusterTarget
 from ..base import Opening
 from ..pool import Pool
-from . import cluster
+from . import cluster, config
 from .browse import browse
-from .link import dial, identity
+from .way import Way
 
-__all__ = ["browse", "dial", "identity", "secret"]
+__all__ = ["Way", "browse", "look", "secret"]
+
+
+async def look(target: ClusterTarget) -> Outlook:
+    """Which context and namespace the kubeconfig means by a target now. Nothing is dialled. Raises ConfigError."""
+    context = await asyncio.to_thread(config.load, target)
+    hops = (host.host for host in target.proxy)
+    return Outlook((*hops, context.name), context=context.name, namespace=context.namespace)
 
 
 async def secret(target: ClusterTarget, name: str, key: str, *, opening: Opening, pool: Pool) -> str:
@@ -44,8 +52,9 @@ async def secret(target: ClusterTarget, name: str, key: str, *, opening: Opening
     Raises:
         ForwardError: those of the API server's link and of `Api.read_secret`. ConfigError: it is no text.
     """
-    lease = await pool.acquire(cluster.identity(target), partial(cluster.dial, target, pool=pool), opening)
+    context = await asyncio.to_thread(config.load, target)
+    lease = await cluster.acquire(target, opening, pool, context)
     try:
-        return await cluster.read_secret(lease.link, target.namespace, name, key)
+        return await cluster.read_secret(lease.link, context.namespace, name, key)
     finally:
         lease.release()

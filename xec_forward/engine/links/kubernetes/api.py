@@ -19,10 +19,19 @@ import aiohttp
 import msgspec
 from yarl import URL
 
-from ....errors import AuthenticationError, ConfigError, DeadlineError, ForwardError, LimitError, NameNotFoundError
+from ....errors import (
+    AuthenticationError,
+    ConfigError,
+    DeadlineError,
+    ForwardError,
+    LimitError,
+    LostError,
+    NameNotFoundError,
+)
 from ....options import ClusterTarget
 from ....spec import Endpoint
 from . import raw
+from .config import Context, load
 from .credentials import Credentials, Login
 from .environment import proxy_for
 from .failures import Answer, NotHttp, ProxyError, explain, judge, unanswered
@@ -55,13 +64,16 @@ class Api:
         name: the context's name, `in-cluster` for a pod's own service account.
         namespace: the one asked for, else the context's own, else default.
         server: the API server's host and port, for messages.
+        outcome: told after each request whether the API server answered; may be set.
     """
 
     def __init__(self, credentials: Credentials, login: Login, via: Via | None) -> None:
         self._credentials = credentials
         self._via = via
+        self.outcome: Callable[[bool], None] = _ignore
         context = credentials.context
         self.name, self.namespace = context.name, context.namespace
+        self._url = login.server
         self._base = _url(login.server, "server", self.name)
         host = f"[{self._base.host}]" if ":" in str(self._base.host) else str(self._base.host)
         self.server = f"{host}:{self._base.port}"
@@ -80,19 +92,28 @@ class Api:
         )
 
     @classmethod
-    async def open(cls, target: ClusterTarget, via: Via | None = None, patience: float = float("inf")) -> Api:
+    async def open(
+        cls,
+        target: ClusterTarget,
+        via: Via | None = None,
+        context: Context | None = None,
+        patience: float = float("inf"),
+    ) -> Api:
         """Read the kubeconfig and log in; nothing is asked of the API server yet.
 
         Args:
             target: which context of which kubeconfig.
             via: the way to it, where it is not reached directly; for a cluster with a proxy, the way to that.
+            context: what the kubeconfig says of it, where that was read already.
             patience: see `credentials.Credentials.current`.
 
         Raises:
             ConfigError, AuthenticationError: see `credentials.Credentials.current`.
         """
-        credentials = await Credentials.open(target, patience)
-        return cls(credentials, await credentials.current(), via)
+        if context is None:
+            context = await asyncio.to_thread(load, target)
+        credentials = Credentials(target, context)
+        return cls(credentials, await credentials.current(patience), via)
 
     def within(self, namespace: str) -> Api:
         """The same API server, whose connections it shares, seen from another namespace; "" is its own."""
@@ -218,6 +239,16 @@ class Api:
         return self._decoded(body)
 
     async def _with_login(self, action: Callable[[Login], Awaitable[T]]) -> T:
+        """Act, and tell the outcome."""
+        try:
+            result = await self._logged_in(action)
+        except ForwardError as error:
+            self.outcome(isinstance(error.__cause__, Answer))
+            raise
+        self.outcome(True)
+        return result
+
+    async def _logged_in(self, action: Callable[[Login], Awaitable[T]]) -> T:
         """Act within the deadline; after a 401 once more, with another login."""
         login = await self._credentials.current()
         try:
@@ -232,6 +263,9 @@ class Api:
 
     async def _in_time(self, action: Callable[[Login], Awaitable[T]], login: Login) -> T:
         """Act within the deadline; again, within the same, when a server that is busy wants to be asked again."""
+        if login.server != self._url:
+            # A login that was read anew is for that one, and not to be shown to this one.
+            raise LostError("the kubeconfig names another address of the cluster by now", hop=self.server)
         loop = asyncio.get_running_loop()
         end = loop.time() + PATIENCE
         while True:
@@ -325,6 +359,10 @@ class Api:
             # The repr of aiohttp's own has headers and the proxy's password: only what is behind it may be shown.
             cause = getattr(error, "os_error", None) if isinstance(error, aiohttp.ClientError) else error
             raise explain(error, self.server, self._credentials.context, proxy) from cause
+
+
+def _ignore(answered: bool) -> None:
+    pass
 
 
 async def _read(response: aiohttp.ClientResponse, most: int) -> bytes:

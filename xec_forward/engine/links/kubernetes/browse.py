@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
 from ....errors import DeadlineError, ForwardError
@@ -20,6 +19,7 @@ from ..base import Opening
 from ..pool import Pool
 from . import cluster, config
 from .api import Api
+from .config import Context
 from .objects import Pod, Service, path, read
 
 _LIMIT = 4.0  # seconds for all of it
@@ -27,11 +27,8 @@ _MOST = 500  # names
 _PROGRAMS = ("exec", "auth-provider")
 
 
-async def browse(request: Browse, opened: Iterable[ClusterTarget], *, opening: Opening, pool: Pool) -> tuple[str, ...]:
+async def browse(request: Browse, *, opening: Opening, pool: Pool) -> tuple[str, ...]:
     """What `request` asks for: contexts, namespaces and names in their order, ports as the object has them.
-
-    Args:
-        opened: the clusters that tunnels are open to.
 
     Raises:
         ForwardError: those of the API server's link and of a request. ConfigError: the kubeconfig is no good.
@@ -40,14 +37,14 @@ async def browse(request: Browse, opened: Iterable[ClusterTarget], *, opening: O
     target = request.cluster
     if request.what is Listing.CONTEXTS:
         return tuple((await asyncio.to_thread(config.contexts, target))[:_MOST])
-    key = cluster.identity(target)
-    if key not in map(cluster.identity, opened) and await asyncio.to_thread(_asks_more, target):
+    context = await asyncio.to_thread(config.load, target)
+    if not pool.has(cluster.identity(target, context)) and _asks_more(target, context):
         return ()
     try:
         async with asyncio.timeout(_LIMIT):
-            lease = await pool.acquire(key, partial(cluster.dial, target, pool=pool), opening)
+            lease = await cluster.acquire(target, opening, pool, context)
             try:
-                return tuple(await _names(cluster.api_of(lease.link, target.namespace), request))[:_MOST]
+                return tuple(await _names(cluster.api_of(lease.link, context.namespace), request))[:_MOST]
             finally:
                 lease.release()
     except ForwardError:
@@ -56,9 +53,9 @@ async def browse(request: Browse, opened: Iterable[ClusterTarget], *, opening: O
         raise DeadlineError(f"no answer within {_LIMIT:g} s", hop=target.host) from error
 
 
-def _asks_more(target: ClusterTarget) -> bool:
-    """Whether reaching the cluster takes more than a request. Reads files. Raises ConfigError."""
-    return bool(target.proxy) or any(config.load(target).user.get(key) for key in _PROGRAMS)
+def _asks_more(target: ClusterTarget, context: Context) -> bool:
+    """Whether reaching the cluster takes more than a request."""
+    return bool(target.proxy) or any(context.user.get(key) for key in _PROGRAMS)
 
 
 async def _names(api: Api, request: Browse) -> Iterable[str]:

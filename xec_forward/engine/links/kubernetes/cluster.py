@@ -12,46 +12,54 @@ from dataclasses import replace
 from functools import partial
 
 from ....errors import ClosedError, ConfigError, ForwardError
-from ....options import ClusterTarget
+from ....options import ClusterTarget, SshTarget
 from ....spec import Endpoint
 from .. import ssh
 from ..base import Channel, ChannelProtocol, HalfClose, Link, Opening
-from ..pool import Lease, Pool
+from ..pool import Keep, Lease, Pool
 from . import config
 from .api import Api
 from .approach import Approach
+from .config import Context
 
 # How long the API's connections and the token are kept after the last port-forward, seconds.
 LINGER = 60.0
 
 
-def identity(target: ClusterTarget) -> Hashable:
+def identity(target: ClusterTarget, context: Context) -> Hashable:
     """What makes two API servers the same, whatever the namespace."""
-    return ("cluster", config.identity(_whole(target)))
+    return ("cluster", target.proxy, config.identity(target, context))
 
 
-def _whole(target: ClusterTarget) -> ClusterTarget:
-    """The cluster of a target, without its namespace."""
-    return replace(target, namespace="")
+async def acquire(target: ClusterTarget, opening: Opening, pool: Pool, context: Context | None = None) -> Lease:
+    """A lease on the API server's link.
 
-
-async def dial(target: ClusterTarget, opening: Opening, pool: Pool) -> ClusterLink:
-    """Read the configuration, and reach the API server (over its SSH hosts, where it has any).
+    Args:
+        context: what the kubeconfig says of the target; read now where it is left out.
 
     Raises:
-        ForwardError: ConfigError for the kubeconfig, those of an SSH host, or those of a request.
+        ForwardError: ConfigError for the kubeconfig, or those of `dial`.
+    """
+    if context is None:
+        context = await asyncio.to_thread(config.load, target)
+    return await pool.acquire(identity(target, context), partial(dial, target, context, pool=pool), opening)
+
+
+async def dial(target: ClusterTarget, context: Context, opening: Opening, pool: Pool) -> ClusterLink:
+    """Log in, and reach the API server (over its SSH hosts, where it has any).
+
+    Raises:
+        ForwardError: those of an SSH host, or those of a login.
     """
     lease: Lease | None = None
     approach: Approach | None = None
     if target.proxy:
-        # A chain: each host goes through those before it.
-        *before, last = target.proxy
-        host = replace(last, proxy=tuple(before))
+        host = _last_host(target)
         lease = await pool.acquire(ssh.identity(host), partial(ssh.dial, host, pool=pool), opening)
         approach = Approach(lease.link)
     try:
         with opening.step("api"):
-            api = await Api.open(_whole(target), via=approach, patience=opening.remaining)
+            api = await Api.open(target, via=approach, context=context, patience=opening.remaining)
     except BaseException:
         if approach is not None:
             await approach.close()
@@ -59,6 +67,17 @@ async def dial(target: ClusterTarget, opening: Opening, pool: Pool) -> ClusterLi
             lease.release()
         raise
     return ClusterLink(api, lease, approach)
+
+
+def keep(target: ClusterTarget, pool: Pool) -> Keep:
+    """Keep what the login of the SSH hosts learned (a passphrase), also while there is no link."""
+    return pool.keep(ssh.identity(_last_host(target))) if target.proxy else Keep("cluster", lambda: None)
+
+
+def _last_host(target: ClusterTarget) -> SshTarget:
+    """The SSH host that reaches the API server: of a chain, in which each goes through those before it."""
+    *before, last = target.proxy
+    return replace(last, proxy=tuple(before))
 
 
 class ClusterLink(Link):
@@ -71,10 +90,10 @@ class ClusterLink(Link):
 
     half_close = HalfClose.NONE
     listens = False
-    persist = LINGER
 
     def __init__(self, api: Api, lease: Lease | None, approach: Approach | None) -> None:
         self.api = api
+        api.outcome = self._used
         self.route = (*(lease.link.route if lease is not None else ()), api.name)
         self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
         self._lease = lease
@@ -82,6 +101,10 @@ class ClusterLink(Link):
         self._ending: asyncio.Task[None] | None = None
         if lease is not None:
             lease.link.lost.add_done_callback(lambda lost: self.abort(lost.result()))
+
+    def _used(self, answered: bool) -> None:
+        """One that answers is kept for a while; one that does not is made anew by who tries again."""
+        self.persist = LINGER if answered else 0.0
 
     async def open_channel(
         self, connect: Endpoint, protocol: ChannelProtocol, origin: tuple[str, int] = ("", 0)

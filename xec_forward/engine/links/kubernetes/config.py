@@ -11,6 +11,8 @@ Everything here reads files: call it in a thread. The texts of these files are s
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +33,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LARGEST = 16 << 20  # bytes of a kubeconfig; those of a thousand clusters have three
 _SHOWN = 12  # names in a hint
 _PATHS = {"clusters": ("certificate-authority",), "users": ("client-certificate", "client-key", "tokenFile")}
+# The files whose content a connection is made with; that of a token is read again from time to time.
+_LASTING = ("certificate-authority", "client-certificate", "client-key")
+# Of this process alone: what a secret's digest is could be looked up otherwise.
+_DIGEST_KEY = os.urandom(32)
 
 Section = Mapping[str, Any]
 
@@ -46,6 +52,7 @@ class Context:
         user: its entry: token, exec, client-certificate and the like. Holds secrets.
         user_name: the name of that entry, for messages.
         file: where the user's entry was read from, for messages.
+        state: what the two entries say, and the dates of the certificates that they name; without their secrets.
     """
 
     name: str
@@ -54,6 +61,7 @@ class Context:
     user: Section = field(repr=False)
     user_name: str
     file: str
+    state: Hashable = field(default=(), repr=False)
 
 
 @dataclass(slots=True)
@@ -72,9 +80,12 @@ class Kubeconfig:
     users: dict[str, tuple[Section, str]] = field(default_factory=dict, repr=False)
 
 
-def identity(target: ClusterTarget) -> Hashable:
-    """What makes two cluster links the same: the target, and the files that its context is looked up in."""
-    return ("kubernetes", target, _named(target))
+def identity(target: ClusterTarget, context: Context) -> Hashable:
+    """What makes two clusters the same, whatever the namespace: the files, the context, and what it says by now.
+
+    Whatever the target was written like: the current context is another one as soon as somebody says so.
+    """
+    return (_named(target), context.name, context.state)
 
 
 def load(target: ClusterTarget) -> Context:
@@ -138,6 +149,7 @@ def choose(merged: Kubeconfig, target: ClusterTarget) -> Context:
         user=user,
         user_name=user_name,
         file=file,
+        state=_state(cluster, user),
     )
 
 
@@ -173,17 +185,34 @@ def _in_cluster(target: ClusterTarget) -> Context:
         namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
     except OSError:
         namespace = ""
+    cluster = {
+        "server": f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
+        "certificate-authority": str(authority),
+    }
+    user = {"tokenFile": str(token)}
     return Context(
         name=IN_CLUSTER,
         namespace=target.namespace or namespace or "default",
-        cluster={
-            "server": f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}",
-            "certificate-authority": str(authority),
-        },
-        user={"tokenFile": str(token)},
+        cluster=cluster,
+        user=user,
         user_name="the pod's service account",
         file=str(token),
+        state=_state(cluster, user),
     )
+
+
+def _state(cluster: Section, user: Section) -> Hashable:
+    """See `Context.state`."""
+    said = json.dumps([cluster, user], sort_keys=True, default=str).encode()
+    parts: list[Hashable] = [hashlib.blake2b(said, key=_DIGEST_KEY).digest()]
+    for path in (str(entry[key]) for entry in (cluster, user) for key in _LASTING if entry.get(key)):
+        try:
+            status = os.stat(path)
+        except OSError:
+            parts.append(path)
+        else:
+            parts.append((path, status.st_mtime_ns, status.st_size))
+    return tuple(parts)
 
 
 def _parse(file: str, hop: str) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from ..pool import Lease, Pool
 from . import cluster
 from .api import Api
 from .attempt import Attempt
+from .config import Context
 from .dial import Dialler
 from .failures import Answer
 from .follow import Follow
@@ -41,17 +42,18 @@ SETTLE = 0.25
 logger = logging.getLogger(__name__)
 
 
-def identity(target: ClusterTarget, resource: Resource) -> Hashable:
+def identity(target: ClusterTarget, context: Context, resource: Resource) -> Hashable:
     """What makes two links the same: the cluster, the namespace and the resource."""
-    return (cluster.identity(target), target.namespace, resource)
+    return (cluster.identity(target, context), context.namespace, resource)
 
 
 async def dial(
-    target: ClusterTarget, resource: Resource, connect: Endpoint, opening: Opening, pool: Pool
+    target: ClusterTarget, context: Context, resource: Resource, connect: Endpoint, opening: Opening, pool: Pool
 ) -> KubernetesLink:
     """Reach the API server, and find a ready pod; waits for one to become ready.
 
     Args:
+        context: what the kubeconfig says of the target.
         connect: the port that is wanted first: one that there is not is refused before anything is waited for.
         opening: shown the steps "api" and "pod" (and those of SSH hosts), and what is waited for.
         pool: where the link to the API server comes from.
@@ -59,10 +61,10 @@ async def dial(
     Raises:
         ForwardError: those of the API server's link, and of `resolve.choose`.
     """
-    lease = await pool.acquire(cluster.identity(target), partial(cluster.dial, target, pool=pool), opening)
+    lease = await cluster.acquire(target, opening, pool, context)
     try:
         assert isinstance(lease.link, cluster.ClusterLink)
-        api = lease.link.api.within(target.namespace)
+        api = lease.link.api.within(context.namespace)
         with opening.step("pod"):
             choice = await choose(
                 api, resource, [connect], waiting=lambda reason: opening.wait_for(reason.text, reason.hint)
