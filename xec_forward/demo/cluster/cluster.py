@@ -123,6 +123,20 @@ class Cluster:
         """Answer the next requests with these, 429 or 500, and `Retry-After: 1`."""
         self.call(lambda: self.state.busy.extend(statuses))
 
+    def trouble(self, end: str, status: int = 0, text: str = "") -> None:
+        """Answer requests for paths that end so with a status and a plain text, as a node or a server in trouble does.
+
+        Status 0: no more.
+        """
+        if status:
+            self.call(lambda: self.state.troubles.update({end: (status, text)}))
+        else:
+            self.call(lambda: self.state.troubles.pop(end, None))
+
+    def change_service(self, name: str, *, namespace: str = "default", **spec: Any) -> None:
+        """Change fields of a Service's spec, which the API spells so: `selector={"app": "green"}`."""
+        self.call(lambda: self.state.controller.change_service(name, namespace, spec))
+
     def forget(self) -> None:
         """Compact the log of changes: a watch from an earlier resourceVersion gets 410."""
         self.call(self.state.store.forget)

@@ -90,6 +90,18 @@ class Controller:
         """Let a pod's containers end for good: `Failed` or `Succeeded`."""
         self._settle(namespace, name, phase, reason=reason)
 
+    def relabel_pod(self, namespace: str, name: str, labels: Mapping[str, str]) -> None:
+        """Give a pod other labels."""
+        body = self._pod(namespace, name)
+        body["metadata"]["labels"] = dict(labels)
+        self._put_pod(body)
+
+    def lose_sandbox(self, namespace: str, name: str) -> Callable[[], None]:
+        """A pod's sandbox dies; what is returned makes another. The API server hears of neither."""
+        uid = self._pod(namespace, name)["metadata"]["uid"]
+        self.sandboxes[uid].close()
+        return lambda: self.sandboxes.update({uid: Sandbox(self._serves[uid], self.timing)})
+
     def delete_pod(self, namespace: str, name: str) -> Body | None:
         """Start a pod's deletion, as DELETE does, and let its owner replace it; None where there is no such pod."""
         found = self.store.get("pods", namespace, name)
@@ -191,6 +203,14 @@ class Controller:
         self.follow(namespace)
         return workload
 
+    def scale_to_zero(self, workload: Workload) -> None:
+        """Delete a workload's pods; no others take their place."""
+        for plural, name in _bodies_of(workload):
+            body = copy.deepcopy(self.store.get(plural, workload.namespace, name)) or {}
+            self.store.put(plural, body | {"spec": body["spec"] | {"replicas": 0}})
+        for pod in self.pods_of(workload):
+            self.delete_pod(workload.namespace, _name(pod))
+
     def pods_of(self, workload: Workload) -> list[Body]:
         """Its pods that are not being deleted."""
         return [
@@ -204,6 +224,9 @@ class Controller:
         return self._workloads.get(owners[0]["uid"]) if owners else None
 
     def _replace(self, workload: Workload, name: str) -> None:
+        body = self.store.get(workload.plural, workload.namespace, workload.name)
+        if body is not None and body["spec"].get("replicas") == 0:
+            return
         if workload.plural != "statefulsets":
             name = self._pod_name(workload, 0)
         self._add_bare_pod(name, workload.namespace, workload.template, workload.owner)
@@ -223,6 +246,15 @@ class Controller:
         self.add_namespace(namespace)
         address = "None" if headless else self._next_address("10.96")
         self.store.add("services", objects.service(name, namespace, selector, ports, address))
+        self.follow(namespace)
+
+    def change_service(self, name: str, namespace: str, spec: Body) -> None:
+        """Change fields of a Service's spec."""
+        body = copy.deepcopy(self.store.get("services", namespace, name))
+        if body is None:
+            raise KeyError(f"service {name} in {namespace}")
+        body["spec"] |= spec
+        self.store.put("services", body)
         self.follow(namespace)
 
     def add_endpoint_slice(self, service: str, namespace: str, pods: Sequence[str], addresses: Sequence[str]) -> None:
@@ -268,7 +300,7 @@ class Controller:
 
     def _follow_workload(self, workload: Workload) -> None:
         pods = self.pods_of(workload)
-        for plural, name in {(workload.plural, workload.name), (_owner_plural(workload), _name(workload.owner))}:
+        for plural, name in _bodies_of(workload):
             body = self.store.get(plural, workload.namespace, name)
             status = objects.workload_status(plural, len(pods), sum(map(objects.is_ready, pods)))
             if body is not None and body["status"] != status:
@@ -285,6 +317,11 @@ class Controller:
 
         timer = asyncio.get_running_loop().call_later(delay, run)
         self._timers.add(timer)
+
+
+def _bodies_of(workload: Workload) -> set[tuple[str, str]]:
+    """Kind and name of what the API has of it: a Deployment has a ReplicaSet."""
+    return {(workload.plural, workload.name), (_owner_plural(workload), _name(workload.owner))}
 
 
 def _owner_plural(workload: Workload) -> str:

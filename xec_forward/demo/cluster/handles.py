@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 from .containerd import Address, Sandbox
@@ -72,6 +72,15 @@ class Pod:
 
         self._call(change)
 
+    def relabel(self, labels: Mapping[str, str]) -> None:
+        """Give it other labels, as `kubectl label` does."""
+        self._call(lambda: self._cluster.state.controller.relabel_pod(self.namespace, self.name, labels))
+
+    def lose_sandbox(self) -> Callable[[], None]:
+        """Its sandbox dies on the node, which nobody hears of; call what is returned to have the node make another."""
+        remake = self._call(lambda: self._cluster.state.controller.lose_sandbox(self.namespace, self.name))
+        return lambda: self._call(remake)
+
     def delete(self) -> None:
         """Delete it, as DELETE does: it goes on for a moment, its owner replaces it. `wait_gone` sees the end."""
         self._call(lambda: self._cluster.state.controller.delete_pod(self.namespace, self.name))
@@ -120,6 +129,10 @@ class WorkloadHandle:
         """Its pods that are not being deleted, by name."""
         bodies = self._cluster.call(lambda: self._cluster.state.controller.pods_of(self._workload))
         return [Pod(self._cluster, body) for body in bodies]
+
+    def scale_to_zero(self) -> None:
+        """Delete its pods; no others take their place."""
+        self._cluster.call(lambda: self._cluster.state.controller.scale_to_zero(self._workload))
 
     def replace_pod(self, pod: Pod | None = None, timeout: float = 10.0) -> Pod:
         """Delete a pod (its first), and wait for the one that takes its place to exist; it becomes ready later.

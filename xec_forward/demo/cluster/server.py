@@ -16,7 +16,7 @@ from aiohttp import web
 
 from . import discovery
 from .access import Access
-from .answers import answer, busy, compact, refusal, status
+from .answers import answer, busy, compact, plain, refusal, status
 from .containerd import Timing
 from .controller import Controller
 from .counts import Count
@@ -64,6 +64,7 @@ class State:
         self.upgraded: list[str] = []
         self.requests: list[str] = []
         self.busy: list[int] = []
+        self.troubles: dict[str, tuple[int, str]] = {}  # by the end of a path
 
     @contextmanager
     def upgrade(self, protocol: str) -> Iterator[None]:
@@ -145,6 +146,9 @@ class Server:
         if request.path == _WHO_AM_I and request.method == "POST":
             who = {"kind": "SelfSubjectReview", "status": {"userInfo": {"username": user}}}
             return answer({"apiVersion": "authentication.k8s.io/v1", **who}, 201)
+        for end, (code, text) in state.troubles.items():
+            if request.path.endswith(end):
+                return plain(code, text)
         match = _PATH.fullmatch(request.path)
         kind = KINDS.get(match["plural"]) if match else None
         if match is None or kind is None or not request.path.startswith(_base(kind.group_version)):

@@ -13,7 +13,8 @@ To a pod:
     resolve        a ready pod of a resource; `selection`, `objects`, `ports` and `missing` are its parts
     watch, follow  what changes; whether the chosen pod goes
     reasons        why there is no pod yet, or none any more
-    link           the link: from pod to pod, its end; `way`: how a tunnel comes to one, in the context it was opened in
+    link           the link; `way`: how a tunnel comes to one, in the context it was opened in
+    leading        from pod to pod: when it moves on, and when there is none any more
 Into the pod:
     dial           which protocol a server takes; `upgrade` and `websocket` are the pipes
     warm           the upgrades to one pod, kept warm; `pulse` sees whether they live

@@ -16,8 +16,8 @@ from ..base import Channel, ChannelProtocol
 
 # How much is kept, bytes; who has sent more than this has been heard by somebody.
 KEPT = 256 * 1024
-# How often one connection begins anew.
-TRIES = 3
+# How often one connection begins anew: with the pauses before a pod whose sandbox is made anew (`leading`), for 7 s.
+TRIES = 8
 
 logger = logging.getLogger(__name__)
 

@@ -13,14 +13,13 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from ....errors import ConfigError, ForwardError, LostError, PodGoneError
+from ....errors import ConfigError, ForwardError, LostError, PodGoneError, UnreachableError
 from .failures import Answer
 from .upgrade import Kind, Upgrade
 from .websocket import WebSocketUpgrade, accepted, handshake
 
-_NOT_FOUND = 404
-# Answers that no other way of asking changes: who we are, no such pod, too many requests; and of who is busy.
-_FINAL = (401, _NOT_FOUND, 429)
+# Answers that no other way of asking changes: who we are, too many requests; and of who is busy.
+_FINAL = (401, 429)
 
 
 _SAYS_NOTHING = re.compile(r"^$|forbidden:$|^Upgrade request required$")
@@ -82,12 +81,16 @@ class Dialler:
                 self._ways.sort(key=lambda each: each != way)
                 return upgrade
         first = refusals[0]
-        if _status(first) == _NOT_FOUND:
+        if self._no_such_pod(first):
             raise PodGoneError("the pod has gone", hop=self._pod) from first
-        if all(_wordless(each) for each in refusals):
+        told = [each for each in refusals if _status(each) != 404]
+        if not told:
+            text = getattr(first.__cause__, "text", "") or "it gives no reason"
+            raise UnreachableError(f"the pod's node answers 404: {text}", hop=self._pod) from first.__cause__
+        if all(_wordless(each) for each in told):
             raise self._not_taken() from first.__cause__
         # From 1.35 on a WebSocket is refused without a word to who may not `create`; the POST says it.
-        raise next(each for each in refusals if not _wordless(each))
+        raise next(each for each in told if not _wordless(each))
 
     async def reach(self) -> None:
         """Ask the pod's node for a sign of life, without a connection to the pod. Raises ForwardError."""
@@ -105,9 +108,16 @@ class Dialler:
     def _worth_another(self, error: ForwardError) -> bool:
         """Whether the refusal may be of the protocol, or of the verb, and not of the pod or the user."""
         if isinstance(answer := error.__cause__, Answer):
-            return answer.status not in _FINAL and answer.again is None
+            return answer.status not in _FINAL and answer.again is None and not self._no_such_pod(error)
         # What is between may answer in the server's place, or cut what it does not know.
         return isinstance(error, ConfigError | LostError) and not self._worked
+
+    def _no_such_pod(self, error: ForwardError) -> bool:
+        """Whether it is the API server that knows no such pod. A node may know it yet, or again, in a moment."""
+        answer = error.__cause__
+        if not isinstance(answer, Answer) or answer.status != 404:
+            return False
+        return answer.reason == "NotFound" and answer.details.get("name") == self._pod
 
     async def _websocket(self, port: int) -> Upgrade:
         asked = handshake([Kind.TUNNEL.value, Kind.V4.value])

@@ -37,6 +37,11 @@ def slices_path(namespace: str) -> str:
     return f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 
 
+def slices_of(service: str) -> str:
+    """The labels of a service's EndpointSlices."""
+    return f"kubernetes.io/service-name={service}"
+
+
 class Owner(msgspec.Struct, rename="camel", frozen=True):
     """An ownerReference."""
 

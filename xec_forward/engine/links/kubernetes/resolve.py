@@ -16,7 +16,7 @@ from ....errors import ConfigError
 from ....spec import Endpoint, Resource, ResourceKind
 from .missing import check_namespace
 from .objects import Pod, path, slices_path
-from .ports import Ports
+from .ports import Ports, ServicePorts
 from .reasons import Reason
 from .selection import Selection, newest_first, select
 from .watch import Api, snapshots
@@ -37,6 +37,16 @@ class Choice:
     uid: str
     _object: Pod = field(repr=False, compare=False)
     _ports: Ports = field(repr=False, compare=False)
+
+    @property
+    def labels(self) -> dict[str, str] | None:
+        """The pod's, when it was chosen."""
+        return self._object.metadata.labels
+
+    @property
+    def service(self) -> ServicePorts | None:
+        """The service that it was found by, as it was then."""
+        return self._ports if isinstance(self._ports, ServicePorts) else None
 
     def port(self, endpoint: Endpoint) -> int:
         """The pod's port for an endpoint's number or name.
@@ -62,6 +72,7 @@ async def choose(
     endpoints: Sequence[Endpoint] = (),
     *,
     prefer: str = "",
+    avoid: str = "",
     waiting: Callable[[Reason], None] = _ignore,
 ) -> Choice:
     """A ready pod of the resource; waits, without end, for one to become ready. Bound it with `asyncio.timeout`.
@@ -76,6 +87,7 @@ async def choose(
     Args:
         endpoints: the ports that will be wanted: one that cannot be is refused before anything is waited for.
         prefer: the name of the pod in use: chosen again if it is ready, or runs while no other is ready.
+        avoid: the uid of a pod that is chosen only where no other is ready.
         waiting: told what is waited for, whenever that changes.
 
     Raises:
@@ -95,7 +107,7 @@ async def choose(
             last = reason
             waiting(reason)
 
-    ready = partial(_ready, api, endpoints=endpoints, prefer=prefer, tell=tell)
+    ready = partial(_ready, api, endpoints=endpoints, prefer=prefer, avoid=avoid, tell=tell)
     return await (_by_slices(api, selection, ready) if selection.slices else ready(selection))
 
 
@@ -122,13 +134,19 @@ async def _by_slices(api: Api, selection: Selection, ready: Callable[[Selection]
 
 
 async def _ready(
-    api: Api, selection: Selection, *, endpoints: Sequence[Endpoint], prefer: str, tell: Callable[[Reason], None]
+    api: Api,
+    selection: Selection,
+    *,
+    endpoints: Sequence[Endpoint],
+    prefer: str,
+    avoid: str,
+    tell: Callable[[Reason], None],
 ) -> Choice:
     """A ready pod of the selection, once there is one; see `choose`."""
     resource = selection.resource
 
     def settle(pods: Sequence[Pod]) -> Choice | None:
-        chosen = _with_ports(selection.ports, _ranked(pods, prefer), endpoints)
+        chosen = _with_ports(selection.ports, _ranked(pods, prefer, avoid), endpoints)
         if chosen is not None:
             return Choice(resource, api.namespace, chosen.name, chosen.metadata.uid, chosen, selection.ports)
         _with_ports(selection.ports, [pod for pod in pods if pod.live], endpoints)
@@ -160,10 +178,11 @@ async def _ready(
     raise AssertionError("snapshots are endless")
 
 
-def _ranked(pods: Iterable[Pod], prefer: str) -> list[Pod]:
+def _ranked(pods: Iterable[Pod], prefer: str, avoid: str) -> list[Pod]:
     """The pods that will do, best first: the one in use if it is ready, the newest ready; else the one in use."""
     known = newest_first(pods)
-    ready = sorted((pod for pod in known if pod.ready), key=lambda pod: pod.name != prefer)
+    ready = [pod for pod in known if pod.ready]
+    ready.sort(key=lambda pod: (pod.name != prefer, pod.metadata.uid == avoid))
     return ready or [pod for pod in known if pod.name == prefer and pod.running]
 
 

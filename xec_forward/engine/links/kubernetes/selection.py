@@ -10,7 +10,7 @@ from ....errors import ConfigError, ForwardError, NameNotFoundError, PodGoneErro
 from ....spec import Resource, ResourceKind
 from . import reasons
 from .missing import not_found
-from .objects import EndpointSlice, Object, Pod, Service, Workload, labels, path, read, slices_path
+from .objects import EndpointSlice, Object, Pod, Service, Workload, labels, path, read, slices_of, slices_path
 from .ports import PodPorts, Ports, ServicePorts, names_in
 from .reasons import Reason
 from .watch import Api, is_absent
@@ -168,7 +168,7 @@ async def _of_service(api: Api, resource: Resource, service: Service) -> Selecti
         )
     if service.spec.selector:
         return Selection(resource, ServicePorts(service), selector=labels(service.spec.selector))
-    wanted = f"kubernetes.io/service-name={resource.name}"
+    wanted = slices_of(resource.name)
     found = await api.get(slices_path(api.namespace), labelSelector=wanted)
     slices = tuple(read(EndpointSlice, item) for item in found.get("items") or ())
     names = names_in(slices, api.namespace)

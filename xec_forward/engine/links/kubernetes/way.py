@@ -56,7 +56,14 @@ class Way:
         context = await self._read()
         key = link.identity(self._target, context, self._resource)
         dial = partial(link.dial, self._target, context, self._resource, self._connect, pool=self._pool)
+        others = self._pool.has(key)
         lease = await self._pool.acquire(key, dial, opening)
+        try:
+            if others and not self.place.context and isinstance(lease.link, link.KubernetesLink):
+                await lease.link.join(self._connect)
+        except BaseException:
+            lease.release()
+            raise
         self._settled(context)
         return lease
 
