@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import aclosing
 
 from ....spec import ResourceKind
@@ -20,6 +20,8 @@ from .watch import Api, snapshots
 
 # Between two looks where watching is forbidden, seconds: it goes on for as long as the tunnel.
 _POLL = 5.0
+# The same for a service, which is also looked at whenever a tunnel to it is opened.
+_SELDOM = 30.0
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +108,7 @@ class Heed:
         self._changed = changed
         self._spec = known.service.spec
         self._slices = known.slices
-        self._tasks = [asyncio.create_task(self._watch(), name=f"heed svc/{self._name}")]
+        self._tasks = [asyncio.create_task(self._logged(self._watch), name=f"heed svc/{self._name}")]
 
     def close(self) -> None:
         """Stop watching; idempotent."""
@@ -117,9 +119,15 @@ class Heed:
         """Wait until nothing of it is left."""
         await asyncio.wait(self._tasks)
 
+    async def _logged(self, watch: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await watch()
+        except Exception:
+            logger.exception("the watch of svc/%s has ended", self._name)
+
     async def _watch(self) -> None:
         services = path(ResourceKind.SERVICE, self._api.namespace)
-        async with aclosing(snapshots(self._api, services, name=self._name, patient=True, poll=_POLL)) as states:
+        async with aclosing(snapshots(self._api, services, name=self._name, patient=True, poll=_SELDOM)) as states:
             async for objects in states:
                 found = objects.get(self._name)
                 if found is None:
@@ -129,13 +137,13 @@ class Heed:
                     self._spec = spec
                     self._changed()
                 if not spec.selector and len(self._tasks) == 1:
-                    task = asyncio.create_task(self._watch_slices(), name=f"heed the slices of svc/{self._name}")
-                    self._tasks.append(task)
+                    watch = self._logged(self._watch_slices)
+                    self._tasks.append(asyncio.create_task(watch, name=f"heed the slices of svc/{self._name}"))
 
     async def _watch_slices(self) -> None:
         where = slices_path(self._api.namespace)
         async with aclosing(
-            snapshots(self._api, where, selector=slices_of(self._name), patient=True, poll=_POLL)
+            snapshots(self._api, where, selector=slices_of(self._name), patient=True, poll=_SELDOM)
         ) as states:
             async for objects in states:
                 slices = tuple(read(EndpointSlice, each) for each in objects.values())
