@@ -403,3 +403,18 @@ async def test_closed_pool_ends_its_connections_now(pod: Pod, cluster: Cluster) 
             assert isinstance(waiting.exception(), ForwardError)
         await warm.close()
         warm.abort()
+
+
+async def test_connection_that_is_given_an_upgrade_in_the_turn_in_which_the_pool_retires_hears_so(
+    cluster: Cluster, pod: Pod
+) -> None:
+    """Whoever opened it tries the next pod: nothing of it is lost, and nothing fails but in words of ours."""
+    async with warm_to(cluster) as warm:
+        opening = asyncio.ensure_future(warm.open_channel(ECHO, Recorder()))
+        async with asyncio.timeout(15):
+            while not warm.sizes[0]:
+                await asyncio.sleep(0)
+        assert not opening.done()
+        warm.retire()
+        with pytest.raises(ClosedError):
+            await opening

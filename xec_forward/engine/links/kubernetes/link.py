@@ -125,6 +125,8 @@ class KubernetesLink(Link):
                             leading.warm_lost(warm, warm.lost)
                         if warm is not leading.warm and not answered(error):
                             continue  # others were refused; whether this one is too, the next pool tells
+                        if warm.doomed is not None and not self.lost.done():
+                            continue  # it waits for the next pod
                         if self.lost.done():  # its next one will do
                             raise LostError(error.message, hop=error.hop, hint=error.hint) from error
                         raise

@@ -240,16 +240,12 @@ class Warm:
 
     async def _session(self, port: int) -> Carrier:
         """A session that nobody else has."""
-        reason = self.lost.result() if self.lost.done() else self.doomed
-        if reason is not None:
-            raise type(reason)(reason.message, hop=reason.hop, hint=reason.hint)
-        if self._retired:
-            raise ClosedError("the link was closed", hop=self._pod)
+        self._check()
         self._last_port = port
         if self._free:  # so nobody waits: those who do get what becomes free
-            session = self._free.pop()[0]
+            free = self._free.pop()[0]
             self._top_up_soon()
-            return session
+            return free
         if self._full:
             text = f"there are {self._most} connections to the pod already, the most at a time"
             raise LimitError(text, hop=self._pod, hint="End some of them")
@@ -257,13 +253,28 @@ class Warm:
         self._waiting.append(waiting)
         self._loop.call_soon(self._top_up)  # a connection that ends in this turn may give its own back
         try:
-            return await waiting.session
+            session = await waiting.session
         except asyncio.CancelledError:
             if waiting.session.done() and not waiting.session.cancelled() and not waiting.session.exception():
                 self._loop.call_soon(self.free, waiting.session.result())
             raise
         finally:
             self._waiting.remove(waiting)
+        # Whatever happened to the pool in the turn in which it was given has retired it.
+        try:
+            self._check()
+        except ForwardError:
+            session.retire()
+            raise
+        return session if not session.over else await self._session(port)
+
+    def _check(self) -> None:
+        """Raise why no connection is to be opened any more."""
+        reason = self.lost.result() if self.lost.done() else self.doomed
+        if reason is not None:
+            raise type(reason)(reason.message, hop=reason.hop, hint=reason.hint)
+        if self._retired:
+            raise ClosedError("the link was closed", hop=self._pod)
 
     @property
     def _full(self) -> bool:
