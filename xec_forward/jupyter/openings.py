@@ -33,10 +33,10 @@ from ..render import Card
 from ..source import SourceKind
 from ..spec import Kind
 from . import prompts
-from .facts import facts_of
 from .live import LiveWatcher
 from .namespace import Environment, Namespace
 from .one_at_a_time import OneAtATime
+from .opened import KeptPassword, Opened
 
 if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
@@ -45,52 +45,6 @@ if TYPE_CHECKING:
 
 # For a stuck engine the end of a cell waits so long, seconds.
 _PATIENCE = 1.0
-
-
-class KeptPassword:
-    """A password that a person typed, for the life of a tunnel; its repr shows nothing."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-
-    def __repr__(self) -> str:
-        return "KeptPassword(***)"
-
-    def __call__(self) -> str:
-        if not self._secret:
-            raise ConfigError("the password typed for this tunnel is gone with it", hint="Run the line again")
-        return self._secret
-
-    def clear(self) -> None:
-        """Forget it."""
-        self._secret = ""
-
-
-@dataclass(slots=True, eq=False)
-class Opened:
-    """A tunnel that a line opened, or that it lends to a cell.
-
-    Attributes:
-        cell: the one that it closes with.
-        nameless: it failed to open; its names come when it is there after all.
-    """
-
-    wanted: Wanted
-    tunnel: Tunnel
-    password: KeptPassword | None = None
-    names: tuple[str, ...] = ()
-    variables: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
-    cell: Cell | None = None
-    nameless: bool = False
-
-    @property
-    def reusable(self) -> bool:
-        return not self.tunnel.state.ended and self.tunnel.state is not TunnelState.FAILED
-
-    def card(self, *, reused: bool = False, fresh: bool = False) -> Card:
-        """Its card as it is now."""
-        return Card(facts_of(self.tunnel), self.names, self.variables, self.remarks, reused, fresh)
 
 
 @dataclass(slots=True, eq=False)

@@ -16,7 +16,7 @@ from .input_field import InputField
 from .panel_press import ACTIONS, Press
 
 if TYPE_CHECKING:
-    from .openings import Opened
+    from .opened import Opened
 
 # Between two tunnels; seen on light and on dark.
 _RULE = "1px solid rgba(128, 128, 128, .35)"
