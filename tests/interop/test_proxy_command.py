@@ -89,7 +89,7 @@ def test_program_ends_with_an_engine_that_is_killed(bastion: Sshd, services: Ser
         (
             f"{sys.executable} /no/such/file --auth {SECRET}",
             xf.LostError,
-            "the ProxyCommand ended with exit code 2: {python}: can't open file '/no/such/file'",
+            "the ProxyCommand ended with exit code 2: ",
         ),
         ("echo starting >&2; echo it is no good >&2; exit 7", xf.LostError, "ended with exit code 7: it is no good"),
         ("exit 0", xf.LostError, "the ProxyCommand ended with exit code 0"),
@@ -103,7 +103,6 @@ def test_program_that_fails_is_told_with_its_own_last_words(
     bastion: Sshd, services: Services, proxy: Proxy, command: str, kind: type[xf.ForwardError], says: str
 ) -> None:
     proxy.write(command)
-    says = says.format(python=sys.executable)
     with pytest.raises(kind) as caught:
         open_echo(services)
     assert says in str(caught.value)

@@ -24,7 +24,7 @@ from xec_forward.options import ClusterTarget
 
 from .peer import NUMBERS, REFUSED, EmbeddedPeer, Peer, Programs, until
 from .programs import pattern_digest
-from .test_faults import ends_by_reset, fill
+from .test_faults import ends_by_reset, fill, turns_away
 from .test_port_forward import ask, connect, exchange, message, opened, read_on, stats, take
 
 
@@ -70,9 +70,8 @@ def test_bytes_ends_refusals_and_resets_are_the_same_over_each(server: EmbeddedP
     with opened(server, "reset") as tunnel, connect(tunnel) as client:
         client.sendall(b"x")
         ends_by_reset(client)
-    with opened(server, REFUSED) as tunnel, connect(tunnel) as client:
-        client.sendall(b"x")
-        ends_by_reset(client)
+    with opened(server, REFUSED) as tunnel:
+        turns_away(tunnel)
         until(lambda: "nothing listens on port 9 in the pod" in str(tunnel.error))
         assert tunnel.state is xf.TunnelState.READY
     assert set(server.embedded.upgraded) == {spoken}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from contextlib import suppress
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +29,7 @@ V4 = "v4.channel.k8s.io"
 RAW = "SPDY/3.1"
 STREAM_PROTOCOL = "portforward.k8s.io"
 _LINGER = 1.0  # seconds
+_FAREWELL = 1.0  # likewise, for the end of the connection
 
 
 async def portforward(request: web.Request, state: State, user: str, pod: Body | None) -> web.StreamResponse:
@@ -142,7 +142,8 @@ class Hijacked:
 
     def __init__(self, request: web.Request, head: str) -> None:
         transport = request.transport
-        if transport is None:
+        # One that is on its way to its end tells so whom it had before.
+        if transport is None or transport.is_closing():
             raise ConnectionResetError
         self._gone: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.reader = asyncio.StreamReader(limit=256 * 1024)
@@ -173,12 +174,10 @@ class Hijacked:
 
     async def __aexit__(self, *exception: object) -> None:
         self.writer.close()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
-                await asyncio.shield(self._gone)
-                return
-        self.writer.transport.abort()
-        await self._gone
+        await asyncio.wait((self._gone,), timeout=_FAREWELL)
+        if not self._gone.done():
+            self.writer.transport.abort()
+            await asyncio.wait((self._gone,), timeout=_FAREWELL)
 
 
 class _Upgraded(asyncio.StreamReaderProtocol):
