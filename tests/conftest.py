@@ -27,7 +27,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell that runs the tests in the background has them ignore SIGINT, and every program they start with them.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    if config.pluginmanager.hasplugin("dsession"):
+    if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(Workers())
 
 
