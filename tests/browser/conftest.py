@@ -21,7 +21,7 @@ from tests.peers.postgres import Postgres
 from tests.peers.sshd import Sshd
 from tests.peers.sshd import missing as sshd_missing
 
-playwright = pytest.importorskip("playwright.sync_api")
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright")
 
 from playwright.sync_api import Browser, Page, expect, sync_playwright  # noqa: E402
 

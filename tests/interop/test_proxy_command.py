@@ -87,9 +87,9 @@ def test_program_ends_with_an_engine_that_is_killed(bastion: Sshd, services: Ser
     ("command", "kind", "says"),
     [
         (
-            f"{sys.executable} /no/such/file --auth {SECRET}",
+            f"LC_ALL=C TOKEN={SECRET} ls /no/such/file",
             xf.LostError,
-            "the ProxyCommand ended with exit code 2: ",
+            "the ProxyCommand ended with exit code 2: ls: cannot access '/no/such/file'",
         ),
         ("echo starting >&2; echo it is no good >&2; exit 7", xf.LostError, "ended with exit code 7: it is no good"),
         ("exit 0", xf.LostError, "the ProxyCommand ended with exit code 0"),

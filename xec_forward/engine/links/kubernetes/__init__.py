@@ -4,7 +4,7 @@ To the API server:
     cluster        the API server as a link of its own, shared, through SSH hosts where it has any (`approach`)
     config         the kubeconfig: which context, and what it says of cluster, user and namespace
     credentials    who we are to the cluster: tokens and certificates, renewed in time; `plugin` runs exec plugins
-    api            requests: get, post, watch, upgrade (`raw`: an upgrade by hand, through a proxy where there is one)
+    api            requests: get, post, watch, upgrade (`raw`: by hand, also through a proxy; `body`: a refusal's)
     proxy          a proxy that is reached by TLS or SOCKS5; `environment`: the proxy that the environment names
     dialled        a connection to either, while it is nobody's yet
     failures       what went wrong, in our words
