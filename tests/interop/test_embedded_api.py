@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
@@ -256,6 +257,30 @@ async def test_server_comes_back_on_its_port(cluster: Cluster, api: aiohttp.Clie
         await get(api, PODS)
     await asyncio.to_thread(cluster.start_server)
     assert (await get(api, PODS))["items"] == []
+
+
+def test_server_that_stopped_in_the_middle_of_a_handshake_answers_nobody(cluster: Cluster) -> None:
+    heard, say = ssl.MemoryBIO(), ssl.MemoryBIO()
+    context = ssl.create_default_context(cadata=cluster.authority.decode())
+    tls = context.wrap_bio(heard, say, server_hostname="127.0.0.1")
+    host, port = "127.0.0.1", int(cluster.server.rpartition(":")[2])
+    with socket.create_connection((host, port), DEADLINE) as client:
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        client.sendall(say.read())
+        heard.write(client.recv(65536))  # so it has been accepted
+        cluster.stop_server()
+        try:
+            tls.do_handshake()
+            tls.write(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            client.sendall(say.read())
+            while data := client.recv(65536):
+                heard.write(data)
+        except ConnectionError:
+            pass
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.read()
+        assert cluster.requests == []
 
 
 async def test_old_server_has_no_tunnel_and_asks_no_create() -> None:

@@ -34,6 +34,7 @@ from xec_forward.engine.links.kubernetes.api import Api
 from xec_forward.engine.links.kubernetes.dial import Dialler
 from xec_forward.engine.links.kubernetes.pulse import Pulse
 from xec_forward.engine.links.kubernetes.session import Session
+from xec_forward.engine.links.kubernetes.upgrade import Upgrade
 from xec_forward.engine.links.kubernetes.warm import MOST, Warm
 from xec_forward.engine.links.pool import Pool
 from xec_forward.errors import DeadlineError, LimitError, LostError, RbacError, RefusedError
@@ -119,6 +120,29 @@ def sessions(warm: Warm) -> list[Session]:
     return [each for each in warm._sessions if isinstance(each, Session)]
 
 
+class Counted:
+    """Counts the dials of a pool that did not begin together.
+
+    Attributes:
+        rounds: how many times some began.
+    """
+
+    def __init__(self, warm: Warm) -> None:
+        self.rounds = 0
+        self._dial = warm.dials._dial
+        self._last = 0.0
+        warm.dials._dial = self
+
+    async def __call__(self, port: int) -> Upgrade:
+        if time.monotonic() - self._last > 0.05:
+            self.rounds += 1
+        self._last = time.monotonic()
+        return await self._dial(port)
+
+    async def reach(self) -> None:
+        await self._dial.reach()
+
+
 async def stalled_upload(warm: Warm) -> Recorder:
     """An upload that the pod does not read, for so long that its upgrade has given no sign of life for a round."""
     client = Recorder()
@@ -153,12 +177,83 @@ async def test_dial_that_reaches_nobody_ends_what_gives_no_sign_of_life_and_noth
         channel, client = await ask(warm)
         upload = await stalled_upload(warm)
         distance.shut()
-        with pytest.raises(RefusedError):
-            await warm.open_channel(ECHO, Recorder())
+        late = asyncio.ensure_future(warm.open_channel(ECHO, Recorder()))
         assert isinstance(await upload.lost(), LostError)
         channel.write(b" again")
         await client.at_least(11)
         assert client.data == b"hello again"
+        assert not late.done()
+        late.cancel()
+
+
+async def test_who_comes_while_nobody_is_reached_waits_for_as_long_as_something_lives(
+    distance: Distance, kubeconfig: Path
+) -> None:
+    """And the API server is asked about once a second, however many come."""
+    async with warm_to(kubeconfig, spare=0) as warm:
+        channel, client = await ask(warm)
+        dials = Counted(warm)
+        distance.shut()
+        late = []
+        for _ in range(20):  # in many rounds; longer than what an answer that is a refusal may be tried again
+            late += [asyncio.ensure_future(ask(warm, b"late")) for _ in range(5)]
+            await asyncio.sleep(0.15)
+        assert not any(each.done() for each in late)
+        assert isinstance(warm.dials.trouble, RefusedError)
+        assert dials.rounds <= 6
+        distance.open()
+        async with asyncio.timeout(15):
+            answers = await asyncio.gather(*late)
+        assert [each.data for _, each in answers] == [b"late"] * 100
+        channel.write(b" again")
+        await client.at_least(11)
+        assert (client.data, warm.dials.trouble) == (b"hello again", None)
+
+
+async def test_who_is_alone_while_nobody_is_reached_needs_not_wait_for_a_pause_that_nobody_waited_in(
+    distance: Distance, kubeconfig: Path
+) -> None:
+    async with warm_to(kubeconfig, spare=1) as warm:
+        await ask(warm)
+        distance.shut()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(2.5):
+                while True:
+                    await ask(warm)
+        await eventually(lambda: warm.dials.failures > 3)
+        distance.open()
+        async with asyncio.timeout(1.5):
+            await ask(warm)
+
+
+async def test_spare_upgrades_that_are_refused_are_asked_for_more_and_more_seldom(
+    embedded: EmbeddedPeer, kubeconfig: Path
+) -> None:
+    """As where a permission was taken away under a connection that lives; who comes is told so at once."""
+    async with warm_to(kubeconfig, spare=2) as warm:
+        await ask(warm)
+        await eventually(lambda: warm.sizes == (3, 2, 0))
+        embedded.embedded.deny("create", "pods/portforward")
+        dials = Counted(warm)
+        await ask(warm)
+        await eventually(lambda: warm.dials.failures > 3, 15)
+        assert dials.rounds <= 4
+        began = time.monotonic()
+        with pytest.raises(RbacError):
+            while True:  # those that were warm take some
+                await ask(warm)
+        assert time.monotonic() - began < 1
+
+
+async def test_one_that_is_served_by_a_connection_that_ends_needs_no_dial(distance: Distance, kubeconfig: Path) -> None:
+    async with warm_to(kubeconfig, spare=0) as warm:
+        channel, _ = await ask(warm)
+        distance.shut()
+        late = asyncio.ensure_future(ask(warm, b"late"))
+        await eventually(lambda: warm.dials.trouble is not None)
+        channel.close()
+        async with asyncio.timeout(5):
+            await late
 
 
 async def test_standstill_of_a_round_or_two_costs_no_connection(

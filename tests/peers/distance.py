@@ -4,6 +4,7 @@ with Distance(port, delay=0.15) as far:    # a round trip of 0.3 s
     ...                                    # connect to far.port
     far.still = True                       # nothing passes, either way, and nobody is told; what waits passes later
     far.shut()                             # whoever comes from now on is refused; those who are there stay
+    far.open()                             # nobody is, from now on
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ class Distance(Aside):
             self.server.close()
 
         asyncio.run_coroutine_threadsafe(close(), self.loop).result(5)
+
+    def open(self) -> None:
+        """Listen again, on the same port."""
+
+        async def listen() -> None:
+            self.server = await asyncio.start_server(self.relay, "127.0.0.1", self.port)
+
+        asyncio.run_coroutine_threadsafe(listen(), self.loop).result(5)
 
     def end(self) -> None:
         """See Aside."""

@@ -119,6 +119,11 @@ class Server:
             await asyncio.wait(self._serving, timeout=_HANDLERS_END)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
+        if self._runner is None or request.app is not self._runner.app:
+            # Its handshake was under way when the server stopped: aiohttp did not know of it.
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError
         task = asyncio.current_task()
         assert task is not None
         self._serving.add(task)

@@ -144,7 +144,7 @@ class KubernetesLink(Link):
         hop, within = str(self._leading.choice.resource), f"within {CHANNEL_DEADLINE:g} s"
         if not self._leading.leads:
             return DeadlineError(f"no pod was there {within}", hop=hop)
-        trouble = self._leading.warm.trouble
+        trouble = self._leading.warm.dials.trouble
         why = f": {trouble.message}" if trouble is not None else ""
         hint = trouble.hint if trouble is not None else ""
         return DeadlineError(f"there was no port-forward to the pod {within}{why}", hop=hop, hint=hint)
@@ -152,7 +152,7 @@ class KubernetesLink(Link):
     @property
     def settle(self) -> float:
         """See Link. What is far away takes as long as an upgrade took."""
-        return SETTLE + self._leading.warm.distance
+        return SETTLE + self._leading.warm.dials.distance
 
     async def round_trip(self) -> float:
         """See Link: a SPDY PING, which the pod's node answers."""

@@ -7,9 +7,10 @@
     given up  free ones above `SPARE`, after `IDLE` seconds
 
 The pool is lost when nothing of it lives and nothing new can be made, or when the pod has gone for good. As long as
-something lives, a failed dial is tried again before it fails the connections that wait for it. A dial that reached
-nobody is evidence against those that give no sign of life at that moment, whatever else may explain their silence; one
-that was refused is not, for somebody was there to refuse it.
+something lives, a failed dial is tried again: those side by side fail as one, and whoever comes meanwhile waits for the
+next. Where somebody was there to refuse them, a few in a row fail the connections that wait; where nobody was reached,
+these wait on as they would for a new link. Such a dial is evidence, too, against those that give no sign of life at
+that moment, whatever else may explain their silence.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from ....errors import (
     ClosedError,
@@ -31,6 +32,7 @@ from ....errors import (
 )
 from ..base import Channel, ChannelProtocol
 from .dial import Dialler, UpgradeApi
+from .dials import Dial, Dials
 from .failures import ProxyError
 from .session import RETURN, Carrier, Session
 from .upgrade import Upgrade
@@ -47,7 +49,7 @@ PING_DEADLINE = 10.0
 CLOSE_DEADLINE = 1.5
 # Free ones are topped up this much later: a short connection gives its own back sooner.
 _TOP_UP_PAUSE = 0.1
-# Pauses between dials that fail while something lives. After the last one nobody waits any longer.
+# Pauses between dials that fail while something lives: the last one for as long as somebody waits, else the longest.
 _PAUSES = (0.2, 0.5, 1.0)
 _LONGEST_PAUSE = 30.0
 
@@ -58,16 +60,6 @@ _PASSING = (LostError, RefusedError, UnreachableError, DeadlineError)
 def _reached_nobody(error: ForwardError) -> bool:
     """Whether a dial got no answer at all: not a refusal, and not a login that could not be had."""
     return isinstance(error, _PASSING) and isinstance(error.__cause__, OSError | ProxyError)
-
-
-class Dial(Protocol):
-    """Makes upgrades; see `Dialler`."""
-
-    async def __call__(self, port: int) -> Upgrade:
-        """One upgrade, bound to `port` where it can only be a v4 one. Raises ForwardError."""
-
-    async def reach(self) -> None:
-        """Ask the pod's node for a sign of life. Raises ForwardError."""
 
 
 class Waiting(NamedTuple):
@@ -90,8 +82,7 @@ class Warm:
     Attributes:
         lost: resolved with the reason when the pool is of no use any more; with ClosedError after `close`.
         doomed: the reason, once the pod is known to go (`doom`).
-        trouble: why the last dial failed; None since one has succeeded.
-        distance: seconds that the quickest upgrade took, and so more than a round trip; 0 before there is one.
+        dials: those in progress; their `trouble` and `distance` are the pool's.
     """
 
     def __init__(
@@ -105,9 +96,8 @@ class Warm:
     ) -> None:
         self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
         self.doomed: ForwardError | None = None
-        self.trouble: ForwardError | None = None
-        self.distance = 0.0
-        self._dial = dial
+        self.dials = Dials(dial, self)
+        self._reach = dial.reach
         self._pod = pod
         self._spare = spare
         self._most = most
@@ -116,11 +106,9 @@ class Warm:
         self._sessions: set[Carrier] = set()
         self._free: list[tuple[Session, float]] = []  # with the time since when, oldest first
         self._waiting: deque[Waiting] = deque()
-        self._dials: dict[asyncio.Task[None], int] = {}  # each with its port
         self._reusable = False  # so, once a server has answered with SPDY
         self._last_port = 0
         self._retired = False
-        self._failures = 0
         self._top_up_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -138,7 +126,7 @@ class Warm:
     @property
     def sizes(self) -> tuple[int, int, int]:
         """Upgrades, free ones among them, and dials in progress."""
-        return len(self._sessions), len(self._free), len(self._dials)
+        return len(self._sessions), len(self._free), len(self.dials)
 
     async def open_channel(self, port: int, protocol: ChannelProtocol) -> Channel:
         """Open a connection to a port of the pod. Whether anything listens there is told by the channel's end alone.
@@ -160,7 +148,7 @@ class Warm:
             async with asyncio.timeout(PING_DEADLINE):
                 if self._free:
                     return await self._free[-1][0].ping()
-                await self._dial.reach()
+                await self._reach()
                 return time.perf_counter() - began
         except ForwardError:
             raise  # a DeadlineError is a TimeoutError too, and says whose it is
@@ -191,8 +179,7 @@ class Warm:
                 while self._sessions:
                     self._changed.clear()
                     await self._changed.wait()
-                if self._dials:
-                    await asyncio.wait(self._dials)
+                await self.dials.wait()
         except TimeoutError:
             pass
         finally:
@@ -236,6 +223,40 @@ class Warm:
         self.doom(error)
         self._lose(error)
 
+    # dials.Owner
+
+    def dialled(self, upgrade: Upgrade) -> None:
+        """See Owner."""
+        session: Carrier
+        if isinstance(upgrade, WebSocketUpgrade) and upgrade.port:
+            self._reusable = False
+            session = V4Session(upgrade, self._pod, self)
+        else:
+            self._reusable = True
+            session = Session(upgrade, self._pod, self)
+        if session.over:
+            raise LostError("the API server closed the connection", hop=self._pod)
+        self._sessions.add(session)
+        self.free(session)
+
+    def dial_failed(self, error: ForwardError, *, counted: bool) -> None:
+        """See Owner."""
+        if unreached := _reached_nobody(error):
+            for session in [each for each in self._sessions if each.suspect]:
+                session.abort(LostError("the API server does not answer", hop=self._pod))
+        if isinstance(error, PodGoneError) or not (self._sessions or self.dials):
+            self._lose(error)
+        elif not isinstance(error, _PASSING) or (self.dials.failures > len(_PAUSES) and not unreached):
+            self._fail_waiting(error)
+        if counted and not self.lost.done():
+            self._cancel_top_up()
+            self._top_up_timer = self._loop.call_later(self._pause, self._top_up)
+
+    def dial_over(self) -> None:
+        """See Owner."""
+        if not self.lost.done() and not self.dials.failures:
+            self._top_up_soon()
+
     # its own
 
     async def _session(self, port: int) -> Carrier:
@@ -251,7 +272,8 @@ class Warm:
             raise LimitError(text, hop=self._pod, hint="End some of them")
         waiting = Waiting(port, self._loop.create_future())
         self._waiting.append(waiting)
-        self._loop.call_soon(self._top_up)  # a connection that ends in this turn may give its own back
+        if not self.dials.failures or self._waited_for == 1:  # else who waits already has the next dial set
+            self._loop.call_soon(self._top_up)  # a connection that ends in this turn may give its own back
         try:
             session = await waiting.session
         except asyncio.CancelledError:
@@ -288,31 +310,38 @@ class Warm:
         if self._retired and not self._sessions:
             self._lose(ClosedError("the link was closed", hop=self._pod))
 
-    def _top_up_soon(self, pause: float = _TOP_UP_PAUSE) -> None:
-        if self._waiting and not self._failures:
+    @property
+    def _waited_for(self) -> int:
+        """How many connections wait."""
+        return sum(not waiting.session.done() for waiting in self._waiting)
+
+    def _top_up_soon(self) -> None:
+        # Where dials fail and nothing lives any more, the next one tells whether the pool is lost.
+        if (self._waited_for and not self.dials.failures) or (self.dials.failures and not self._sessions):
             self._top_up()
         elif self._top_up_timer is None:
-            self._top_up_timer = self._loop.call_later(pause, self._top_up)
+            self._top_up_timer = self._loop.call_later(_TOP_UP_PAUSE, self._top_up)
 
-    def _top_up(self) -> None:
-        """Dial as many as are wanted."""
+    def _cancel_top_up(self) -> None:
         if self._top_up_timer is not None:
             self._top_up_timer.cancel()
             self._top_up_timer = None
+
+    def _top_up(self) -> None:
+        """Dial as many as are wanted."""
+        self._cancel_top_up()
         if self.lost.done() or self.doomed is not None or self._retired:
             return
-        room = min(self._most - len(self._sessions), _DIALS) - len(self._dials)
+        room = min(self._most - len(self._sessions), _DIALS) - len(self.dials)
         for port in self._wanted()[: max(0, room)]:
-            task = self._loop.create_task(self._dial_one(port))
-            self._dials[task] = port
-            task.add_done_callback(self._dialled)
+            self.dials.start(port)
         if self._waiting and self._top_up_timer is None:
             self._top_up_timer = self._loop.call_later(RETURN, self._top_up)  # who was to be free may not be
 
     def _wanted(self) -> list[int]:
         """The ports to dial for."""
         wanted = [waiting.port for waiting in self._waiting if not waiting.session.done()]
-        coming = list(self._dials.values())
+        coming = self.dials.ports
         if self._reusable:
             wanted += [self._last_port] * (self._spare - len(self._free))
             returning = sum(isinstance(each, Session) and each.returning for each in self._sessions)
@@ -322,56 +351,12 @@ class Warm:
                 wanted.remove(port)
         return wanted
 
-    async def _dial_one(self, port: int) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        began = self._loop.time()
-        try:
-            upgrade = await self._dial(port)  # which has the deadlines of a request and of the login for it
-        except ForwardError as error:
-            self._dials.pop(task)
-            self._dial_failed(error)
-            return
-        self._dials.pop(task)
-        took = self._loop.time() - began
-        self.distance = min(took, self.distance or took)
-        session: Carrier
-        if isinstance(upgrade, WebSocketUpgrade) and upgrade.port:
-            self._reusable = False
-            session = V4Session(upgrade, self._pod, self)
-        else:
-            self._reusable = True
-            session = Session(upgrade, self._pod, self)
-        if session.over:
-            self._dial_failed(LostError("the API server closed the connection", hop=self._pod))
-            return
-        self._failures, self.trouble = 0, None
-        self._sessions.add(session)
-        self.free(session)
-
-    def _dialled(self, task: asyncio.Task[None]) -> None:
-        self._dials.pop(task, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            self._lose(LostError(f"the port-forward failed: {type(error).__name__}", hop=self._pod))
-            raise error  # a bug: to the loop's handler, and so to the log
-        if not self.lost.done() and not self._failures:
-            self._top_up_soon()
-
-    def _dial_failed(self, error: ForwardError) -> None:
-        self.trouble = error
-        if _reached_nobody(error):
-            for session in [each for each in self._sessions if each.suspect]:
-                session.abort(LostError("the API server does not answer", hop=self._pod))
-        if isinstance(error, PodGoneError) or not (self._sessions or self._dials):
-            self._lose(error)
-        elif not isinstance(error, _PASSING):
-            self._fail_waiting(error)
-        else:
-            self._failures += 1
-            if self._failures > len(_PAUSES):
-                self._fail_waiting(error)
-            pause = _PAUSES[self._failures - 1] if self._failures <= len(_PAUSES) else _LONGEST_PAUSE
-            self._top_up_soon(pause)
+    @property
+    def _pause(self) -> float:
+        """Seconds until the next dial, after one that failed."""
+        if self.dials.failures > len(_PAUSES) and not self._waited_for:
+            return _LONGEST_PAUSE
+        return _PAUSES[min(self.dials.failures, len(_PAUSES)) - 1]
 
     def _fail_waiting(self, error: ForwardError) -> None:
         if isinstance(error, LostError):  # that would mean that the pool is
@@ -387,9 +372,7 @@ class Warm:
         for waiting in self._waiting:
             if not waiting.session.done():
                 waiting.session.set_exception(error)
-        for task in self._dials:
-            if task is not asyncio.current_task():
-                task.cancel()
+        self.dials.cancel()
         for timer in (self._top_up_timer, self._idle_timer):
             if timer is not None:
                 timer.cancel()
