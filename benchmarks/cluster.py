@@ -20,7 +20,7 @@ from xec_forward.demo.lifeline import ServiceProcess
 
 HERE = Path(__file__).parent
 POD = "bench"
-# Those of the pod, in the order of `pod.BEHAVIOURS`.
+# Those of the pod, in the order of `pod.SERVICES`.
 ECHO, SOURCE, SINK = PORTS = (7000, 7001, 7002)
 IMAGE = "python:3.13-alpine"
 KR8S, PORTFORWARD = "kr8s", "portforward"

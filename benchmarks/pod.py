@@ -13,17 +13,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import selectors
 import socket
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
 
 BLOCK = 256 * 1024
-
-
-def echo(client: socket.socket) -> None:
-    while data := client.recv(BLOCK):
-        client.sendall(data)
 
 
 def source(client: socket.socket) -> None:
@@ -55,9 +52,6 @@ def number(client: socket.socket) -> int:
     return int(line)
 
 
-BEHAVIOURS = (echo, source, sink)
-
-
 def serve(listener: socket.socket, behave: Callable[[socket.socket], None]) -> None:
     def one(client: socket.socket) -> None:
         with client, contextlib.suppress(OSError):
@@ -69,12 +63,46 @@ def serve(listener: socket.socket, behave: Callable[[socket.socket], None]) -> N
         threading.Thread(target=one, args=(client,), daemon=True).start()
 
 
+def echo(listener: socket.socket) -> None:
+    """All clients in one thread: to start another takes as long as a short exchange."""
+    with selectors.DefaultSelector() as ready:
+        ready.register(listener, selectors.EVENT_READ)
+        while True:
+            for key, _ in ready.select():
+                client = key.fileobj
+                assert isinstance(client, socket.socket)
+                if client is listener:
+                    client, _ = listener.accept()
+                    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    ready.register(client, selectors.EVENT_READ)
+                elif not echoed(client):
+                    ready.unregister(client)
+                    client.close()
+
+
+def echoed(client: socket.socket) -> bool:
+    """Send back what has come; False at the end."""
+    try:
+        data = client.recv(BLOCK)
+        client.sendall(data)
+    except OSError:
+        return False
+    return bool(data)
+
+
+SERVICES: dict[str, Callable[[socket.socket], None]] = {
+    "echo": echo,
+    "source": partial(serve, behave=source),
+    "sink": partial(serve, behave=sink),
+}
+
+
 def main(wanted: list[int]) -> None:
     ports = {}
-    for behave, port in zip(BEHAVIOURS, wanted, strict=True):
+    for (name, service), port in zip(SERVICES.items(), wanted, strict=True):
         listener = socket.create_server(("127.0.0.1", port), backlog=1024)
-        ports[behave.__name__] = listener.getsockname()[1]
-        threading.Thread(target=serve, args=(listener, behave), daemon=True).start()
+        ports[name] = listener.getsockname()[1]
+        threading.Thread(target=service, args=(listener,), daemon=True).start()
     print(json.dumps(ports), flush=True)
     while sys.stdin.buffer.read(1):
         pass

@@ -7,6 +7,7 @@ guarded by the rights of their file. Where the owner cannot be told the tunnel s
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 import os
 from collections.abc import Sequence
@@ -117,6 +118,7 @@ def _network(text: str) -> Network:
     return network
 
 
+@functools.lru_cache(maxsize=256)  # of each client, and most come from one address
 def _unmapped(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     """The address; `::ffff:192.0.2.1` is the IPv4 address in it."""
     address = ipaddress.ip_address(host.partition("%")[0])

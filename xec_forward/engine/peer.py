@@ -20,14 +20,14 @@ Ends = tuple[tuple[str, int], tuple[str, int]]
 class Peer:
     """The other end of a client's socket."""
 
-    __slots__ = ("_socket", "tcp")
+    __slots__ = ("_ends", "_orderly", "_socket", "tcp")
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self._ends: Ends | None = None
+        self._orderly = True
         self.tcp = sock.family in (socket.AF_INET, socket.AF_INET6)
-        if self.tcp:
-            self.end_with_reset()
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.end_with_reset()
 
     @property
     def descriptor(self) -> int:
@@ -35,12 +35,14 @@ class Peer:
         return self._socket.fileno()
 
     def ends(self) -> Ends | None:
-        """The addresses of a TCP client and of our end; None where the client has gone already."""
-        try:
-            peer, own = self._socket.getpeername(), self._socket.getsockname()
-        except OSError:
-            return None
-        return (peer[0], peer[1]), (own[0], own[1])
+        """The addresses of a TCP client and of our end; None where it had gone before they were asked for."""
+        if self._ends is None:
+            try:
+                peer, own = self._socket.getpeername(), self._socket.getsockname()
+            except OSError:
+                return None
+            self._ends = (peer[0], peer[1]), (own[0], own[1])
+        return self._ends
 
     def closed(self) -> bool | None:
         """Whether it has been closed altogether (a half-closed one still waits for its answer); None: not to be told.
@@ -57,10 +59,12 @@ class Peer:
 
     def end_with_reset(self) -> None:
         """From now on its end is a reset."""
-        if self.tcp:
+        if self.tcp and self._orderly:
+            self._orderly = False
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
 
     def end_in_order(self) -> None:
         """From now on its end is a FIN, after what was sent."""
-        if self.tcp:
+        if self.tcp and not self._orderly:
+            self._orderly = True
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ORDERLY_CLOSE)

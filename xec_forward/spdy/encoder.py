@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+import zlib
 
 from .frames import (
     CONTROL_BIT,
@@ -34,12 +35,15 @@ class Encoder:
 
     SYN_STREAM and SYN_REPLY must be encoded in the order in which they are sent: they share one compressor.
 
+    Args:
+        level: zlib's, of their headers.
+
     >>> Encoder().encode(Data(3, b"hello", fin=True)).hex(" ", -4)
     '00000003 01000005 68656c6c 6f'
     """
 
-    def __init__(self) -> None:
-        self._headers = HeaderEncoder()
+    def __init__(self, level: int = zlib.Z_BEST_COMPRESSION) -> None:
+        self._headers = HeaderEncoder(level)
 
     def encode(self, frame: Frame) -> bytes:
         """The bytes of `frame`. Raises SpdyError for one that cannot be written; the encoder is then as before."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import ipaddress
 import keyword
 import re
@@ -23,6 +24,7 @@ def is_address(host: str) -> bool:
     return True
 
 
+@functools.lru_cache(maxsize=256)  # each client is asked about, and most come from one address
 def is_loopback(host: str) -> bool:
     """Whether it is an address that only the machine itself can reach."""
     return is_address(host) and ipaddress.ip_address(host).is_loopback

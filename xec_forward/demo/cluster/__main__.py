@@ -21,6 +21,7 @@ from ..lifeline import released, remove_folder, report, serve
 from .cluster import Cluster
 
 _LONG = 3600.0
+_LARGE_BLOCK = 1 << 20
 
 
 def fill(cluster: Cluster, config: Mapping[str, Any]) -> None:
@@ -43,9 +44,20 @@ def _with_ports(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "serves": serves}
 
 
+def _keep_large_blocks() -> None:
+    """Let malloc serve uvloop's reads of TLS, 256 KiB each, from its heap.
+
+    glibc maps a block of that size anew each time until it has once freed a larger one (mallopt(3), M_MMAP_THRESHOLD):
+    a read then costs as much as all that is done with it.
+    """
+    block = bytes(_LARGE_BLOCK)
+    del block
+
+
 def main(config: dict[str, Any]) -> None:
     """Serve until stdin ends."""
     os.umask(0o077)
+    _keep_large_blocks()
     folder = Path(config["folder"])
     folder.mkdir(mode=0o700)
     try:

@@ -8,6 +8,7 @@ does not read stops the whole upgrade.
 from __future__ import annotations
 
 import asyncio
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
@@ -37,8 +38,8 @@ class Pipe(Protocol):
     async def receive(self) -> bytes:
         """Some bytes; b"" at the end."""
 
-    def send(self, frame: bytes) -> None:
-        """Send one frame."""
+    def send(self, *frames: bytes) -> None:
+        """Send frames, in one write."""
 
     async def drain(self) -> None:
         """Wait until the client has taken most of it. Raises OSError where it is gone."""
@@ -57,8 +58,8 @@ class RawPipe:
     async def receive(self) -> bytes:
         return await self._reader.read(65536)
 
-    def send(self, frame: bytes) -> None:
-        self._writer.write(frame)
+    def send(self, *frames: bytes) -> None:
+        self._writer.writelines(frames)
 
     async def drain(self) -> None:
         await self._writer.drain()
@@ -83,11 +84,8 @@ class TunnelPipe:
                 return data
         return b""
 
-    def send(self, frame: bytes) -> None:
-        control = frame[0] & 0x80
-        borders = (2, 4, 8, 12, len(frame)) if control else (4, 8, len(frame))
-        starts = (0, *borders[:-1])
-        self._socket.send(*[frame[start:end] for start, end in zip(starts, borders, strict=True) if start < end])
+    def send(self, *frames: bytes) -> None:
+        self._socket.send(*[piece for frame in frames for piece in _pieces(frame)])
 
     async def drain(self) -> None:
         await self._socket.drain()
@@ -96,6 +94,13 @@ class TunnelPipe:
         """Until the client closes: a GOAWAY ends the session and leaves the WebSocket open and silent."""
         while await self.receive():
             pass
+
+
+def _pieces(frame: bytes) -> list[bytes]:
+    control = frame[0] & 0x80
+    borders = (2, 4, 8, 12, len(frame)) if control else (4, 8, len(frame))
+    starts = (0, *borders[:-1])
+    return [frame[start:end] for start, end in zip(starts, borders, strict=True) if start < end]
 
 
 @dataclass(slots=True, eq=False)
@@ -122,7 +127,7 @@ class SpdySession:
         self._pipe = pipe
         self._sandbox = sandbox
         self._count = count
-        self._encoder = Encoder()
+        self._encoder = Encoder(zlib.Z_BEST_SPEED)
         self._decoder = Decoder()
         self._last_stream = 0
         self._unanswered: list[int] = []
@@ -209,16 +214,16 @@ class SpdySession:
             self._send(Data(pair.error, str(error).encode()))
             self._send(RstStream(pair.data, STATUS_CANCEL), RstStream(pair.error, STATUS_CANCEL))
         except PortForwardError as error:
-            if not pair.reset:
-                self._send(Data(pair.data, b"", fin=True))
-            self._send(Data(pair.error, str(error).encode()), RstStream(pair.error, STATUS_CANCEL))
+            text = Data(pair.error, str(error).encode())
+            self._send(*self._last_data(pair), text, RstStream(pair.error, STATUS_CANCEL))
         else:
-            if not pair.reset:
-                self._send(Data(pair.data, b"", fin=True))
-            self._send(Data(pair.error, b"", fin=True))
+            self._send(*self._last_data(pair), Data(pair.error, b"", fin=True))
         finally:
             self._by_data.pop(pair.data, None)
             self._pairs.pop(request, None)
+
+    def _last_data(self, pair: Pair) -> list[Frame]:
+        return [] if pair.reset else [Data(pair.data, b"", fin=True)]
 
     def _give_up(self, request: str, pair: Pair) -> None:
         self._pairs.pop(request, None)
@@ -233,9 +238,9 @@ class SpdySession:
 
     def _reply(self) -> None:
         # The later one first: most often the data stream's, and clients must not count on either.
-        while self._unanswered:
-            self._send(SynReply(self._unanswered.pop(), {}))
+        if self._unanswered:
+            unanswered, self._unanswered = self._unanswered, []
+            self._send(*(SynReply(stream, {}) for stream in reversed(unanswered)))
 
     def _send(self, *frames: Frame) -> None:
-        for frame in frames:
-            self._pipe.send(self._encoder.encode(frame))
+        self._pipe.send(*map(self._encoder.encode, frames))

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -42,6 +43,9 @@ from .upgrade import Upgrade
 LARGEST_DATA = 64 * 1024
 # How long a session whose connection has closed is counted on to be free again; seconds.
 RETURN = 0.1
+# How long the end of a connection whose client has gone may wait to go out with the next one's beginning: that costs
+# one write then, and not two; seconds.
+LEISURE = 0.005
 # So many connections may be in their last second on one upgrade.
 _MOST_DRAINING = 64
 
@@ -113,7 +117,7 @@ class Session:
         self._pod = pod
         self._owner = owner
         self._loop = asyncio.get_running_loop()
-        self._encoder = Encoder()
+        self._encoder = Encoder(zlib.Z_BEST_SPEED)
         self._decoder = Decoder()
         self._requests = itertools.count()
         self._next_stream = 1
@@ -124,6 +128,8 @@ class Session:
         self._retired = False
         self.over = False
         self._queue: list[bytes] = []
+        self._flushing = False  # at the end of this turn
+        self._flush_timer: asyncio.TimerHandle | None = None
         self._pulse = Pulse(self._send_pings, self._dead)
         upgrade.start(self)
 
@@ -190,9 +196,16 @@ class Session:
 
     def queue(self, frame: Frame) -> None:
         """Send `frame` with the next data, or by itself at the end of this turn of the loop."""
-        if not self._queue:
-            self._loop.call_soon(self._flush)
         self._queue.append(self._encoder.encode(frame))
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def queue_at_leisure(self, frame: Frame) -> None:
+        """Send a frame that nobody waits for with the next one that somebody does, or by itself a moment later."""
+        self._queue.append(self._encoder.encode(frame))
+        if self._flush_timer is None:
+            self._flush_timer = self._loop.call_later(LEISURE, self._flush_late)
 
     def send_data(self, stream: int, data: bytes) -> None:
         """Send data, and with it what is queued."""
@@ -245,7 +258,7 @@ class Session:
             self._owner.gone(error)
         if stream is self._live:
             if not stream.fin_sent:
-                self.queue(Data(stream.data_id, b"", fin=True))  # nothing is left half open there
+                self.queue_at_leisure(Data(stream.data_id, b"", fin=True))  # nothing is left half open there
             self._part(stream)
         else:
             self._become_free()
@@ -331,7 +344,12 @@ class Session:
         for number in ids:
             self.queue(Ping(number))
 
+    def _flush_late(self) -> None:
+        self._flush_timer = None
+        self._flush()
+
     def _flush(self) -> None:
+        self._flushing = False
         queued, self._queue = self._queue, []
         if queued:
             self._upgrade.write(*queued)
@@ -345,6 +363,8 @@ class Session:
         self.over = True
         self._free = False
         self._pulse.stop()
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
         broke = self.doomed or error or LostError("the connection to the API server was closed", hop=self._pod)
         for stream in {id(each): each for each in self._streams.values()}.values():
             stream.finish(broke)

@@ -102,7 +102,9 @@ class Stream:
         """See base.Channel. What still comes is dropped; `connection_lost` tells how it ended, a second later."""
         if self.closed or self._protocol is None:
             return
-        self.write_eof()
+        if not self.fin_sent:
+            self.fin_sent = True
+            self._session.queue_at_leisure(Data(self.data_id, b"", fin=True))
         self.closed = True
         self._paused = False
         self._gathered.clear()

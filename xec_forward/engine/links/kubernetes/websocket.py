@@ -43,7 +43,7 @@ _OPCODES = frozenset(int(each) for each in Opcode)
 _DATA_HEADS = frozenset(
     (_FIN | Opcode.BINARY, int(Opcode.BINARY), int(Opcode.CONTINUATION), _FIN | Opcode.CONTINUATION)
 )
-# Pieces up to this size are handed on together: a server sends a SPDY frame of 12 bytes as five messages.
+# Pieces up to this size are handed on together.
 _SMALL = 1024
 
 
@@ -122,8 +122,7 @@ class WebSocketUpgrade(Upgrade):
                 self._left -= len(piece)
                 self._payload(piece)
                 continue
-            if not self._head and data[at] in _DATA_HEADS and (end := _small_end(data, at)):
-                self._pass_on(data[at + 2 : end], bool(data[at] & _FIN))
+            if not self._head and self.kind is not Kind.V4 and (end := self._gather(data, at)) > at:
                 at = end
                 continue
             part = data[at : at + self._wanted - len(self._head)]
@@ -132,6 +131,20 @@ class WebSocketUpgrade(Upgrade):
             if len(self._head) == self._wanted:
                 self._begin()
         self._hand_on()
+
+    def _gather(self, data: bytes, at: int) -> int:
+        """Take the small frames that are there from `at` on, to the last that is whole; returns where that ends.
+
+        A server sends a SPDY frame of 12 bytes as five messages.
+        """
+        last, gathered = len(data) - 1, self._gathered
+        while at < last and data[at] in _DATA_HEADS:
+            end = at + 2 + data[at + 1]
+            if data[at + 1] > _LARGEST_CONTROL or end > last + 1:
+                break
+            gathered.append(data[at + 2 : end])
+            at = end
+        return at
 
     def _pass_on(self, piece: bytes, end: bool) -> None:
         """Payload of a message. Where a message ends, v4 alone wants to know."""
@@ -197,11 +210,3 @@ class WebSocketUpgrade(Upgrade):
         self.close_code = _PROTOCOL_ERROR
         self.close()
         self._end(LostError("the API server sent what is not WebSocket"))
-
-
-def _small_end(data: bytes, at: int) -> int:
-    """Where the frame at `at` ends, if it is a small one and all of it is there, else 0."""
-    if at + 1 == len(data) or data[at + 1] > _LARGEST_CONTROL:
-        return 0
-    end = at + 2 + data[at + 1]
-    return end if end <= len(data) else 0
