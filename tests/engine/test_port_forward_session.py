@@ -8,9 +8,10 @@ import pytest
 
 from tests.peers.channels import Recorder
 from tests.peers.links import eventually
-from tests.peers.pipe import begin, chunks, received, turn
+from tests.peers.pipe import Wire, begin, chunks, received, turn
 from tests.peers.wire import SERVER, load, names
 from xec_forward.engine.links.kubernetes import stream
+from xec_forward.engine.links.kubernetes.session import Session
 from xec_forward.errors import DeadlineError, ForwardError, LostError, PodGoneError, RefusedError
 from xec_forward.spdy import Data, Ping, RstStream, SynReply, SynStream
 
@@ -46,6 +47,7 @@ async def test_recorded_end_in_order_is_told_as_one(folder: str, name: str) -> N
     assert client.data == received(recording, 3)
     assert client.events in (["data", "lost"], ["lost"]), "the pod never half-closes"
     await owner.until_free()
+    await eventually(lambda: bool(wire.sent(Data)))
     assert wire.sent(Data) == [Data(3, b"", fin=True)], "the far side is not left half open"
 
 
@@ -233,6 +235,46 @@ async def test_next_connection_waits_until_the_last_one_was_taken() -> None:
     wire.send_frames(Data(3, b"", fin=True), Data(1, b"", fin=True))
     assert await first.lost() is None
     assert second.events == ["data"]
+
+
+async def short_exchange(session: Session, wire: Wire, number: int) -> None:
+    """A connection that has come to its end but for its FIN."""
+    client = Recorder()
+    channel = session.open_channel(7000, client)
+    channel.write(b"hello")
+    wire.send_frames(SynReply(number), SynReply(number + 2), Data(number + 2, b"HELLO"))
+    assert client.data == b"HELLO"
+    await turn()
+    channel.close()
+
+
+@pytest.mark.parametrize("folder", SPDY)
+async def test_end_of_a_short_exchange_goes_out_with_the_beginning_of_the_next(folder: str) -> None:
+    session, wire, owner = begin(folder)
+    await short_exchange(session, wire, 1)
+    await owner.until_free()
+    assert len(wire.writes) == 1
+    await short_exchange(session, wire, 5)
+    assert len(wire.writes) == 2
+    kinds = [(type(frame), frame.stream) for frame in wire.frames[3:] if not isinstance(frame, Ping)]
+    assert kinds == [(Data, 3), (SynStream, 5), (SynStream, 7), (Data, 7)]
+    assert wire.frames[3] == Data(3, b"", fin=True)
+
+
+@pytest.mark.parametrize("folder", SPDY)
+async def test_end_of_a_short_exchange_that_nothing_follows_goes_out_by_itself(folder: str) -> None:
+    session, wire, owner = begin(folder)
+    await short_exchange(session, wire, 1)
+    await owner.until_free()
+    await eventually(lambda: wire.frames[3:] == [Data(3, b"", fin=True)], 1)
+
+
+async def test_end_of_a_short_exchange_is_not_lost_with_its_session() -> None:
+    session, wire, owner = begin("spdy-ws-16443")
+    await short_exchange(session, wire, 1)
+    await owner.until_free()
+    session.retire()
+    await eventually(lambda: wire.frames[3:] == [Data(3, b"", fin=True)], 1)
 
 
 async def test_flood_for_a_client_that_has_left_is_stopped() -> None:
