@@ -24,9 +24,11 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that runs the tests in the background has them ignore SIGINT, and every program they start with them.
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A shell that runs the tests in the background has them ignore SIGINT, and nohup SIGHUP, and with them every program
+    # that they start.
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
     if config.pluginmanager.hasplugin("xdist"):
         config.pluginmanager.register(Workers())
 
