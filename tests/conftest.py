@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # A shell that runs the tests in the background has them ignore SIGINT, and nohup SIGHUP, and with them every program
+    # A shell that runs the tests in the background has them ignore SIGINT, nohup SIGHUP, and with them every program
     # that they start.
     for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
         if signal.getsignal(number) is signal.SIG_IGN:

@@ -110,8 +110,31 @@ async def test_connection_over_each_protocol(cluster: Cluster, pod: Pod, service
     assert set(cluster.upgraded) == {protocol}
 
 
-async def test_old_server_gets_the_older_protocol_and_no_connection_too_many(pod: Pod, cluster: Cluster) -> None:
+async def test_old_server_is_not_asked_for_an_upgrade_for_each_connection(pod: Pod, cluster: Cluster) -> None:
+    """It has v4 as well, and would take that where it was offered beside the tunnel."""
     cluster.protocols = {"v4", "spdy-raw"}
+    async with warm_to(cluster) as warm:
+        for _ in range(6):
+            channel, client = await ask(warm)
+            channel.close()
+            await client.lost()
+    assert set(cluster.upgraded) == {"spdy-raw"}
+    assert len(cluster.upgraded) < 6
+    asked = [line for line in cluster.requests if "portforward" in line]
+    assert sum(line.startswith("GET") for line in asked) == 1, "what worked is tried first"
+
+
+async def test_who_may_only_get_from_an_old_server_gets_there_by_v4(pod: Pod, cluster: Cluster) -> None:
+    cluster.protocols = {"v4", "spdy-raw"}
+    cluster.state.checks_create = False  # as before 1.35
+    cluster.deny("create", "pods/portforward")
+    async with warm_to(cluster) as warm:
+        await ask(warm)
+    assert cluster.upgraded == ["v4"]
+
+
+async def test_server_that_takes_v4_alone_gets_no_connection_too_many(pod: Pod, cluster: Cluster) -> None:
+    cluster.protocols = {"v4"}
     async with warm_to(cluster) as warm:
         for _ in range(3):
             channel, client = await ask(warm)

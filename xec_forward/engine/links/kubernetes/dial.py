@@ -1,8 +1,11 @@
 """How an upgrade is made: which protocols are asked for, in which order, until a server takes one.
 
-    GET, WebSocket    offers the tunnel and v4.channel, with the port in the query: servers from 1.31 on take the tunnel
-                      (which leads to any port), older ones v4.channel (bound to that port)
-    POST, SPDY/3.1    where a server or something before it takes no WebSocket, or the user may only `create`
+    GET, the tunnel      SPDY/3.1 in a WebSocket: servers from 1.31 on
+    POST, SPDY/3.1       older servers, and where the user may only `create`
+    GET, v4.channel      older servers behind something that passes WebSocket alone, and where the user may only `get`
+
+The first two lead to any port and are used again. With v4 each connection costs an upgrade, which is ten times slower,
+and the service sees it at once: so it is not offered beside the tunnel, where an older server would take it.
 
 What worked is tried first from then on.
 """
@@ -59,7 +62,7 @@ class Dialler:
         self._api = api
         self._path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
         self._pod = pod
-        self._ways = [self._websocket, self._spdy]
+        self._ways = [self._tunnel, self._spdy, self._v4]
         self._worked = False
 
     async def __call__(self, port: int) -> Upgrade:
@@ -119,14 +122,19 @@ class Dialler:
             return False
         return answer.reason == "NotFound" and answer.details.get("name") == self._pod
 
-    async def _websocket(self, port: int) -> Upgrade:
-        asked = handshake([Kind.TUNNEL.value, Kind.V4.value])
+    async def _tunnel(self, port: int) -> Upgrade:
+        return await self._websocket(port, WebSocketUpgrade(Kind.TUNNEL))
+
+    async def _v4(self, port: int) -> Upgrade:
+        return await self._websocket(port, WebSocketUpgrade(Kind.V4, port))
+
+    async def _websocket(self, port: int, upgrade: WebSocketUpgrade) -> Upgrade:
+        asked = handshake([upgrade.kind.value])
 
         def make(answer: Mapping[str, str]) -> Upgrade:
-            taken = answer.get("sec-websocket-protocol", "")
-            if not accepted(asked, answer) or taken not in (Kind.TUNNEL.value, Kind.V4.value):
+            if not accepted(asked, answer) or answer.get("sec-websocket-protocol", "") != upgrade.kind.value:
                 raise self._not_taken()
-            return WebSocketUpgrade(Kind(taken), port if taken == Kind.V4.value else 0)
+            return upgrade
 
         return await self._api.upgrade("GET", self._path, [("ports", str(port))], asked, make)
 
