@@ -96,6 +96,17 @@ async def test_bytes_pass_both_ways_and_are_counted() -> None:
         assert (counters.clients, counters.clients_total, counters.bytes_up, counters.bytes_down) == (1, 1, 8, 6)
 
 
+async def test_small_answers_leave_at_once() -> None:
+    """Nagle's algorithm is off: the event loop sees to it, on either."""
+    async with house() as h:
+        await h.connect()
+        await until(lambda: h.relay.clients)
+        (client,) = h.relay.clients
+        assert client._near is not None
+        near = client._near.get_extra_info("socket")
+        assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_client_that_came_before_the_link_is_parked_and_then_served_with_its_first_bytes() -> None:
     async with house() as h:
         client = await h.connect()

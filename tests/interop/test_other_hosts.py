@@ -1,7 +1,8 @@
-"""Clients of other hosts (`--gateway-ports`): the system does not tell whether they have left. They are served too."""
+"""Clients of other hosts (`--gateway-ports`): of their leaving the system tells a reset alone. They are served too."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,15 @@ while data := client.recv(1 << 20):
     size += len(data)
     digest.update(data)
 print(size, digest.hexdigest())
+"""
+# Sends something, and resets the connection when its standard input ends.
+LEAVER = """
+import socket, struct, sys
+client = socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=12)
+client.sendall(b"ping")
+sys.stdin.read()
+client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+client.close()
 """
 
 
@@ -71,3 +81,22 @@ def test_client_that_waits_while_the_bastion_is_down_is_served_when_it_returns(
         until(parked(tunnel))
         bastion.start()
         assert answer.result(15).startswith(b"4 ")
+
+
+def test_client_that_resets_its_connection_while_the_bastion_is_down_waits_no_more(
+    bastion: Sshd, services: Services, network: Network
+) -> None:
+    """Its socket is not read meanwhile, so that no event loop tells."""
+    target = xf.ssh("bastion")
+    with target.forward(remote_host="pg.vpc", remote_port=services.echo, **WIDE) as tunnel:
+        bastion.kill()
+        until(lambda: tunnel.state is xf.TunnelState.RECONNECTING)
+        where = (network.near, str(tunnel.local_port))
+        command = ["ip", "netns", "exec", network.name, sys.executable, "-c", LEAVER, *where]
+        with subprocess.Popen(command, stdin=subprocess.PIPE) as client:
+            until(parked(tunnel))
+            assert client.stdin is not None
+            client.stdin.close()
+            assert client.wait(15) == 0
+        until(lambda: not parked(tunnel)())
+        assert tunnel.state is xf.TunnelState.RECONNECTING
