@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from xec_forward.demo.cluster import Cluster, Pod
 from xec_forward.engine.links.base import Channel
 from xec_forward.engine.links.kubernetes.api import Api
 from xec_forward.engine.links.kubernetes.dial import Dialler
+from xec_forward.engine.links.kubernetes.upgrade import Upgrade
 from xec_forward.engine.links.kubernetes.warm import Warm
 from xec_forward.errors import (
     ClosedError,
@@ -347,6 +350,29 @@ async def test_ping_is_answered_also_where_all_are_in_use(pod: Pod, cluster: Clu
         assert warm.sizes == (1, 0, 0)
         assert 0 < await warm.ping() < 5
         assert warm.sizes == (1, 0, 0)
+
+
+async def test_bug_in_a_dial_is_an_error_of_ours_to_who_waits_and_is_logged() -> None:
+    class Broken:
+        async def __call__(self, port: int) -> Upgrade:
+            raise TypeError("a bug")
+
+        async def reach(self) -> None:
+            pass
+
+    told: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+    warm = Warm(Broken(), "web-1")
+    with pytest.raises(LostError, match="web-1: the port-forward failed: TypeError"):
+        await warm.open_channel(ECHO, Recorder())
+    assert warm.lost.done()
+    await warm.close()
+
+    def logged() -> bool:
+        gc.collect()  # a task tells when nobody can ask for its exception any more
+        return [str(context["exception"]) for context in told] == ["a bug"]
+
+    await eventually(logged)
 
 
 # ---- the end ----

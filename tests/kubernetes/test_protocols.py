@@ -133,7 +133,7 @@ def test_way_that_is_asked_for_alone_carries_bytes_ends_refusals_and_resets(peer
         warm = Warm(dialler, "web")
         try:
             if kind is Kind.TUNNEL and int(minor.rstrip("+")) < 31:
-                pytest.skip("servers have the tunnel from 1.31 on")
+                pytest.skip("kube-apiserver 1.31 or later, which has the tunnel")
 
             async def client(port: int, say: bytes) -> Recorder:
                 recorder = Recorder()

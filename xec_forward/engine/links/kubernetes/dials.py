@@ -38,18 +38,24 @@ class Owner(Protocol):
 class Dials:
     """See above.
 
+    Args:
+        dial: makes upgrades.
+        owner: told of what becomes of each.
+        pod: the pod's name, for messages.
+
     Attributes:
         failures: how often in a row they have failed.
         trouble: why the last one failed; None since one has succeeded.
         distance: seconds that the quickest took, and so more than a round trip; 0 before there is one.
     """
 
-    def __init__(self, dial: Dial, owner: Owner) -> None:
+    def __init__(self, dial: Dial, owner: Owner, pod: str) -> None:
         self.failures = 0
         self.trouble: ForwardError | None = None
         self.distance = 0.0
         self._dial = dial
         self._owner = owner
+        self._pod = pod
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[asyncio.Task[None], int] = {}  # each with its port
 
@@ -85,7 +91,7 @@ class Dials:
         except ForwardError as error:
             self._failed(error, failures)
         except Exception as error:
-            self._failed(LostError(f"the port-forward failed: {type(error).__name__}"), failures)
+            self._failed(LostError(f"the port-forward failed: {type(error).__name__}", hop=self._pod), failures)
             raise  # a bug: to the loop's handler, and so to the log
         else:
             self.failures, self.trouble = 0, None

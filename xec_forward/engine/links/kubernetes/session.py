@@ -257,8 +257,7 @@ class Session:
         if isinstance(error, PodGoneError):
             self._owner.gone(error)
         if stream is self._live:
-            if not stream.fin_sent:
-                self.queue_at_leisure(Data(stream.data_id, b"", fin=True))  # nothing is left half open there
+            stream.send_fin(self.queue_at_leisure)  # nothing is left half open there
             self._part(stream)
         else:
             self._become_free()

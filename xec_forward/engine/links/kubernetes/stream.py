@@ -14,10 +14,11 @@ So a FIN of the data stream alone says nothing yet: a service that died looks th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ....errors import ForwardError, LostError
-from ....spdy import Data
+from ....spdy import Data, Frame
 from ..base import ChannelProtocol
 from . import endings
 
@@ -54,7 +55,7 @@ class Stream:
         self.hop = hop
         self.port = 0
         self.closed = False  # our side sends no more and wants no more
-        self.fin_sent = False
+        self._fin_sent = False
         self._session = session
         self._protocol: ChannelProtocol | None = protocol
         self._loop = asyncio.get_running_loop()
@@ -77,14 +78,13 @@ class Stream:
     # base.Channel
 
     def write(self, data: bytes) -> None:
-        if data and not self.fin_sent and self._protocol is not None:
+        if data and not self._fin_sent and self._protocol is not None:
             self._sent += len(data)
             self._session.send_data(self.data_id, data)
 
     def write_eof(self) -> None:
-        if not self.fin_sent and self._protocol is not None:
-            self.fin_sent = True
-            self._session.queue(Data(self.data_id, b"", fin=True))
+        if self._protocol is not None:
+            self.send_fin(self._session.queue)
 
     def pause_reading(self) -> None:
         if not self._paused and not self.closed and self._protocol is not None:
@@ -102,9 +102,7 @@ class Stream:
         """See base.Channel. What still comes is dropped; `connection_lost` tells how it ended, a second later."""
         if self.closed or self._protocol is None:
             return
-        if not self.fin_sent:
-            self.fin_sent = True
-            self._session.queue_at_leisure(Data(self.data_id, b"", fin=True))
+        self.send_fin(self._session.queue_at_leisure)
         self.closed = True
         self._paused = False
         self._gathered.clear()
@@ -124,6 +122,12 @@ class Stream:
         self._session.aborted(self)
 
     # the session's side
+
+    def send_fin(self, queue: Callable[[Frame], None]) -> None:
+        """Our side sends no more; idempotent."""
+        if not self._fin_sent:
+            self._fin_sent = True
+            queue(Data(self.data_id, b"", fin=True))
 
     def pause_writing(self) -> None:
         if self._protocol is not None:

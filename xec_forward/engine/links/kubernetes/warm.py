@@ -96,7 +96,7 @@ class Warm:
     ) -> None:
         self.lost: asyncio.Future[ForwardError] = asyncio.get_running_loop().create_future()
         self.doomed: ForwardError | None = None
-        self.dials = Dials(dial, self)
+        self.dials = Dials(dial, self, pod)
         self._reach = dial.reach
         self._pod = pod
         self._spare = spare
@@ -373,9 +373,9 @@ class Warm:
             if not waiting.session.done():
                 waiting.session.set_exception(error)
         self.dials.cancel()
-        for timer in (self._top_up_timer, self._idle_timer):
-            if timer is not None:
-                timer.cancel()
+        self._cancel_top_up()
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._give_up_free()
 
     def _give_up_free(self) -> None:
