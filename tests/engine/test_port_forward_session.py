@@ -10,6 +10,7 @@ from tests.peers.channels import Recorder
 from tests.peers.links import eventually
 from tests.peers.pipe import Wire, begin, chunks, received, turn
 from tests.peers.wire import SERVER, load, names
+from xec_forward.engine.links.kubernetes import session as session_module
 from xec_forward.engine.links.kubernetes import stream
 from xec_forward.engine.links.kubernetes.session import Session
 from xec_forward.errors import DeadlineError, ForwardError, LostError, PodGoneError, RefusedError
@@ -275,6 +276,30 @@ async def test_end_of_a_short_exchange_is_not_lost_with_its_session() -> None:
     await owner.until_free()
     session.retire()
     await eventually(lambda: wire.frames[3:] == [Data(3, b"", fin=True)], 1)
+
+
+@pytest.mark.parametrize("leaves_first", [False, True])
+async def test_upgrade_whose_node_stays_with_what_nobody_reads_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, leaves_first: bool
+) -> None:
+    """Seen of containerd 1.6: the worker that has data for a refused connection answers no PING any more."""
+    monkeypatch.setattr(session_module, "UNTAKEN", 0.1)
+    session, wire, owner = begin("spdy-raw")
+    wire.answers_pings = False
+    client = Recorder()
+    channel = session.open_channel(9, client)
+    channel.write(b"x")
+    if leaves_first:
+        channel.close()
+    await turn()
+    text = b"error forwarding port 9 to pod 2143, uid : dial tcp4 127.0.0.1:9: connect: connection refused"
+    wire.send_frames(SynReply(3), SynReply(1), Data(3, b"", fin=True), Data(1, text), Data(1, b"", fin=True))
+    assert isinstance(await client.lost(), RefusedError)
+    await turn()
+    wire.send_frames(*wire.sent(Ping)[:4])
+    await eventually(lambda: wire.closed, 2)
+    assert not owner.freed.is_set()
+    assert owner.ended == [None]
 
 
 async def test_flood_for_a_client_that_has_left_is_stopped() -> None:

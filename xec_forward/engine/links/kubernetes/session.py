@@ -46,6 +46,9 @@ RETURN = 0.1
 # How long the end of a connection whose client has gone may wait to go out with the next one's beginning: that costs
 # one write then, and not two; seconds.
 LEISURE = 0.005
+# Seconds that the PINGs behind a connection may take once it has ended at the far side. Those of a worker of spdystream
+# that has data for a connection which nobody reads any more never come (containerd 1.6, of a refused port).
+UNTAKEN = 2.0
 # So many connections may be in their last second on one upgrade.
 _MOST_DRAINING = 64
 
@@ -124,6 +127,7 @@ class Session:
         self._live: Stream | None = None
         self._streams: dict[int, Stream] = {}  # by both ids: the live one, and those in their last second
         self._check: Round | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
         self._free = True
         self._retired = False
         self.over = False
@@ -261,6 +265,8 @@ class Session:
             self._part(stream)
         else:
             self._become_free()
+        if self._check is not None and self._check_timer is None:
+            self._check_timer = self._loop.call_later(UNTAKEN, self._untaken)
         if self._retired:
             self.retire()
 
@@ -323,8 +329,18 @@ class Session:
             self._check = self._pulse.round(self._checked)
 
     def _checked(self) -> None:
-        self._check = None
+        self._stop_check()
         self._become_free()
+
+    def _untaken(self) -> None:
+        self._stop_check()
+        self.retire()
+
+    def _stop_check(self) -> None:
+        self._check = None
+        if self._check_timer is not None:
+            self._check_timer.cancel()
+            self._check_timer = None
 
     def _become_free(self) -> None:
         if self._free or self._retired or self.over or self._live is not None or self._check is not None:
@@ -362,6 +378,7 @@ class Session:
         self.over = True
         self._free = False
         self._pulse.stop()
+        self._stop_check()
         if self._flush_timer is not None:
             self._flush_timer.cancel()
         broke = self.doomed or error or LostError("the connection to the API server was closed", hop=self._pod)

@@ -4,6 +4,7 @@ Its end is judged from both streams (recorded from containerd 2.1 behind an API 
 
     data FIN, error FIN, no text           ended in order, or the pod was deleted
     data FIN, error text, RST of error     refused, or one second after a reset by the service
+    data FIN, error text, FIN of error     the same of containerd 1.6
     error text, RST of both                the pod's network is gone
     error text                             the node timed out
     RST                                    the node did not take the stream
