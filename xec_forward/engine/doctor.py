@@ -110,6 +110,7 @@ async def _examine_service(connect: Endpoint, scheme: str, link: Link, chart: Ch
         await channel(chart, name, link, connect, probe.open(link), name="far name", port=port)
         chart.passed(f"somebody listens, as seen from {link.route[-1]}")
         await _hello(probe, name, chart)
+        await probe.stay()
 
 
 async def _examine_pod(
@@ -122,7 +123,8 @@ async def _examine_pod(
             chart.begin(name, "listening")
             async with Probe(connect) as probe:
                 await probe.open(link)
-            chart.passed(f"{link.route[-1]} takes a connection")
+                chart.passed(f"{link.route[-1]} takes a connection")
+                await probe.stay()
             # Another connection: this one was held open until it was sure not to be refused.
             async with Probe(connect, far.scheme or scheme_for_port(connect.port or 0)) as probe:
                 if probe.scheme:

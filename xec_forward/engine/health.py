@@ -23,6 +23,9 @@ from .links.base import Channel, Link
 
 # Seconds a service has for its first bytes.
 HELLO_TIMEOUT = 5.0
+# Seconds that a look at a service of no known protocol lasts at least. It may be greeting whoever came, and some are
+# undone by a client that leaves meanwhile: debugpy's thread that accepts ends, and nobody is let in any more.
+STAY = 0.25
 _ENOUGH = 4096
 
 
@@ -60,6 +63,7 @@ class Probe:
         self.scheme = scheme if scheme in _HELLOS else ""
         self._connect = connect
         self._channel: Channel | None = None
+        self._opened = 0.0
         self._data = b""
         self._answered: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         # A sign that the far end was reached (None), or why it was not.
@@ -69,9 +73,19 @@ class Probe:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._channel is not None:
-            self._channel.abort()
+        """Leave; where no hello was to be said, in order and `STAY` after the channel opened (or with its link)."""
         self._answered.cancel()
+        if self._channel is None:
+            return
+        if self.scheme:
+            self._channel.abort()
+        else:
+            asyncio.get_running_loop().call_at(self._opened + STAY, self._channel.close)
+
+    async def stay(self) -> None:
+        """For who closes the link next: wait until it may be left."""
+        if self._channel is not None and not self.scheme:
+            await asyncio.sleep(self._opened + STAY - asyncio.get_running_loop().time())
 
     async def open(self, link: Link) -> None:
         """Open the channel. Raises what `Link.open_channel` raises; where the link is lost, what it is lost for.
@@ -86,6 +100,7 @@ class Probe:
             if link.lost.done() and not isinstance(link.lost.result(), ClosedError):
                 raise link.lost.result() from link.lost.result().__cause__
             raise
+        self._opened = asyncio.get_running_loop().time()
         if link.settle and not self.scheme:
             await asyncio.wait([self._settled], timeout=link.settle)
             if self._settled.done() and (error := self._settled.result()) is not None:

@@ -1,0 +1,61 @@
+"""debugpy, as it runs in somebody's program: it greets whoever connects, and lets nobody in any more once a client left
+while it was greeted.
+
+with Debugger() as debugger:
+    initialize(debugger.port)  # as a client
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from types import TracebackType
+from typing import IO, Any
+
+_PROGRAM = 'import debugpy, sys; print(debugpy.listen(("127.0.0.1", 0))[1], flush=True); sys.stdin.read()'
+
+
+class Debugger:
+    """It listens on `port` of 127.0.0.1 while the context is open."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM],
+            env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._process.stdout is not None
+        self.port = int(self._process.stdout.readline())
+
+    def __enter__(self) -> Debugger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._process.communicate(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+
+
+def initialize(port: int) -> dict[str, Any]:
+    """What the debugger behind `port` answers to the Debug Adapter Protocol's first request, within five seconds."""
+    body = json.dumps({"seq": 1, "type": "request", "command": "initialize", "arguments": {"adapterID": "debugpy"}})
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client, client.makefile("rb") as stream:
+        client.sendall(f"Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        while (answer := _message(stream))["type"] != "response":
+            pass
+    return answer
+
+
+def _message(stream: IO[bytes]) -> dict[str, Any]:
+    length = int(stream.readline().removeprefix(b"Content-Length:"))
+    stream.readline()
+    message: dict[str, Any] = json.loads(stream.read(length))
+    return message
