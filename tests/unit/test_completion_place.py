@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from xec_forward.errors import SpecError
@@ -57,6 +57,8 @@ def test_any_text_has_a_place_or_none(text: str, data: st.DataObject) -> None:
 
 
 @given(_lines)
+@example('"\\%forward "')
+@example('"a\\"b" "\\\\"')
 def test_words_are_those_of_the_line(text: str) -> None:
     try:
         words = split(text)

@@ -187,9 +187,11 @@ def words_of(text: str) -> list[tuple[str, str]] | None:
         if character == "#" and not raw:
             return None
         raw += character
-        if character == "\\" and quoted != "'" and position < len(text):
-            raw += text[position]
-            value += text[position]
+        following = text[position : position + 1]
+        # Between "..." a backslash is one, but before a quote or another (POSIX.1-2017, Shell Command Language, 2.2.3).
+        if character == "\\" and following and (not quoted or (quoted == '"' and following in '"\\')):
+            raw += following
+            value += following
             position += 1
         elif character == quoted:
             quoted = ""
