@@ -23,6 +23,7 @@ from tests.peers.sshd import Sshd
 from tests.peers.unanswering import Unanswering
 from xec_forward.client.connection import MARGIN
 from xec_forward.client.session import current
+from xec_forward.demo.cluster import Cluster
 from xec_forward.model import Health
 
 
@@ -38,6 +39,15 @@ def test_each_stage_of_a_healthy_tunnel_has_its_time(bastion: Sshd, postgres: Po
         assert health.error is None
         assert outcomes(health) == [(name, "ok") for name in ("listener", "link", "target", "postgresql")]
         assert all(stage.milliseconds is not None and 0 <= stage.milliseconds < 5000 for stage in health.stages)
+
+
+def test_upgrade_that_a_hello_was_said_over_serves_on(cluster: Cluster, postgres: Postgres) -> None:
+    cluster.add_pod("pg", serves={5432: ("127.0.0.1", postgres.port)})
+    prod = xf.k8s(kubeconfig=cluster.kubeconfig)
+    with prod.port_forward(pod="pg", remote_port=5432, local_port=0) as pg:
+        for _ in range(3):
+            assert outcomes(pg.health_check())[-1] == ("postgresql", "ok")
+        assert cluster.upgrades.total == cluster.upgrades.live
 
 
 def test_target_that_refuses_is_the_stage_that_fails(bastion: Sshd, services: Services) -> None:

@@ -73,12 +73,12 @@ class Probe:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Leave; where no hello was to be said, in order and `STAY` after the channel opened (or with its link)."""
+        """Leave in order; where no hello was to be said, `STAY` after the channel opened (or with its link)."""
         self._answered.cancel()
         if self._channel is None:
             return
         if self.scheme:
-            self._channel.abort()
+            self._channel.close()
         else:
             asyncio.get_running_loop().call_at(self._opened + STAY, self._channel.close)
 
