@@ -17,6 +17,7 @@ __all__ = [
     "port_for_service",
     "scheme_for_name",
     "scheme_for_port",
+    "serves_one_client",
 ]
 
 SCHEMES: Mapping[int, str] = MappingProxyType(
@@ -70,13 +71,19 @@ HINTS: Mapping[int, str] = MappingProxyType(
         '"connect": {{"host": "{host}", "port": {port}}}}}',
         # Node.js, "Debugging Node.js": Chrome itself only looks at port 9229 of localhost.
         9229: "attach with node inspect {address}, or chrome://inspect with {address} under Configure",
+        2345: "attach with dlv connect {address}",
         9090: "metrics: http://{address}/metrics",
     }
 )
 """Far port -> what to do with it, where no connection string tells; see `hint_for_port`."""
 
 # What people call these ports in a pod, in the place of their numbers.
-_HINT_NAMES: Mapping[str, int] = MappingProxyType({"debugpy": 5678, "inspect": 9229, "metrics": 9090})
+_HINT_NAMES: Mapping[str, int] = MappingProxyType(
+    {"debugpy": 5678, "inspect": 9229, "dlv": 2345, "delve": 2345, "metrics": 9090}
+)
+
+# Delve serves one client and ends with it (dlv-exec(1), --accept-multiclient), as does gdbserver, often there too.
+_ONE_CLIENT = frozenset({2345})
 
 # Names of the services registry (IANA) that differ from the scheme's, as people write them after a host.
 _SERVICES: Mapping[str, int] = MappingProxyType({"ssh": 22, "ms-sql-s": 1433, "elasticsearch": 9200})
@@ -118,6 +125,19 @@ def hint_for_port(port: int | None, name: str, host: str, local_port: int) -> st
     hint = HINTS.get(port or _HINT_NAMES.get(name, 0), "")
     address = f"[{host}]:{local_port}" if ":" in host else f"{host}:{local_port}"
     return hint.format(host=host, port=local_port, address=address)
+
+
+def serves_one_client(port: int | None, name: str) -> bool:
+    """Whether a service usually ends with its first client, so that a connection made to look at it would be its last.
+
+    Args:
+        port: the far port; None where it is known by name only.
+        name: the far port's name, "" for none.
+
+    >>> serves_one_client(2345, ""), serves_one_client(None, "dlv"), serves_one_client(5678, "")
+    (True, True, False)
+    """
+    return (port or _HINT_NAMES.get(name)) in _ONE_CLIENT
 
 
 def port_for_scheme(scheme: str) -> int | None:

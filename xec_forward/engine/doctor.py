@@ -18,7 +18,7 @@ from ..errors import DeadlineError, ForwardError, LostError, RefusedError, Unrea
 from ..model import Examination, Examine, Far, Finding
 from ..services import scheme_for_port
 from ..spec import Endpoint, Kind, Resource
-from .health import Probe
+from .health import UNTRIED, Probe, untried
 from .links import ssh
 from .links.base import Link
 from .links.chart import CHANNEL, Chart, Halt, channel
@@ -105,6 +105,9 @@ async def _examine_far(far: Far, link: Link, chart: Chart) -> None:
 
 async def _examine_service(connect: Endpoint, scheme: str, link: Link, chart: Chart) -> None:
     name = str(connect)
+    if untried(connect, scheme):
+        chart.skipped(name, "far port", UNTRIED)
+        return
     async with Probe(connect, scheme or scheme_for_port(connect.port or 0)) as probe:
         port = "far socket" if connect.path else "far port"
         await channel(chart, name, link, connect, probe.open(link), name="far name", port=port)
@@ -120,6 +123,9 @@ async def _examine_pod(
     connect, name = far.forward.connect or Endpoint(), _name(far)
     try:
         async with forward(connect) as link:
+            if untried(connect, far.scheme):
+                chart.skipped(name, "listening", UNTRIED)
+                return
             chart.begin(name, "listening")
             async with Probe(connect) as probe:
                 await probe.open(link)

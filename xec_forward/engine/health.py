@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from ..errors import ClosedError, DeadlineError, ForwardError, LostError, RefusedError
 from ..model import Fault, Health, Snapshot, Stage, TunnelState
+from ..services import serves_one_client
 from ..spec import Endpoint, Kind
 from .front import Front
 from .links.base import Channel, Link
@@ -49,6 +50,15 @@ _HELLOS: dict[str, Hello] = {
         lambda data: data[:5] == b"HTTP/",
     ),
 }
+
+
+# What is said of a service that is not looked at.
+UNTRIED = "not tried: such a debugger ends with its first client"
+
+
+def untried(connect: Endpoint, scheme: str) -> bool:
+    """Whether a look would be the last that is seen of the service: one that ends with its first client."""
+    return not scheme and serves_one_client(connect.port, connect.port_name)
 
 
 class Probe:
@@ -217,6 +227,8 @@ async def examine(
                 passed()
             if connect is None:
                 return Health(True, tuple(stages))
+            if untried(connect, scheme):
+                return Health(True, (*stages, Stage("target", None, "not tried")))
             async with Probe(connect, scheme) as probe:
                 trying, start = "target", time.monotonic()
                 await probe.open(link)

@@ -31,7 +31,7 @@ from . import socks
 from .front import Front, LocalFront, RemoteFront
 from .guard import Guard
 from .handshake import Handshake
-from .health import Probe, examine
+from .health import UNTRIED, Probe, examine, untried
 from .house import House
 from .links.base import Link, Passing, Unanswered
 from .links.pool import Lease
@@ -300,6 +300,9 @@ class Tunnel:
         if self.request.forward.kind is not Kind.LOCAL:
             return
         opening = self._record.opening
+        if untried(self._connect, self._scheme()):
+            self._record.notes.append(f"{self._connect} was {UNTRIED}")
+            return
         async with Probe(self._connect, self._scheme()) as probe:
             with opening.step("target"):
                 await probe.open(link)
