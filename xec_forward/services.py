@@ -12,12 +12,12 @@ __all__ = [
     "HINTS",
     "PORTS",
     "SCHEMES",
+    "fragile",
     "hint_for_port",
     "port_for_scheme",
     "port_for_service",
     "scheme_for_name",
     "scheme_for_port",
-    "serves_one_client",
 ]
 
 SCHEMES: Mapping[int, str] = MappingProxyType(
@@ -82,8 +82,10 @@ _HINT_NAMES: Mapping[str, int] = MappingProxyType(
     {"debugpy": 5678, "inspect": 9229, "dlv": 2345, "delve": 2345, "metrics": 9090}
 )
 
-# Delve serves one client and ends with it (dlv-exec(1), --accept-multiclient), as does gdbserver, often there too.
-_ONE_CLIENT = frozenset({2345})
+# Debuggers that a connection which only looks may undo. Delve ends with its first client (dlv-exec(1),
+# --accept-multiclient), as does gdbserver, often at that port too. debugpy lets nobody in any more once a client left
+# in the very moment in which it writes to it (adapter/sessions.py, `report_sockets`, in the thread that accepts).
+_FRAGILE = frozenset({2345, 5678})
 
 # Names of the services registry (IANA) that differ from the scheme's, as people write them after a host.
 _SERVICES: Mapping[str, int] = MappingProxyType({"ssh": 22, "ms-sql-s": 1433, "elasticsearch": 9200})
@@ -127,17 +129,17 @@ def hint_for_port(port: int | None, name: str, host: str, local_port: int) -> st
     return hint.format(host=host, port=local_port, address=address)
 
 
-def serves_one_client(port: int | None, name: str) -> bool:
-    """Whether a service usually ends with its first client, so that a connection made to look at it would be its last.
+def fragile(port: int | None, name: str) -> bool:
+    """Whether a connection that only looks may be the last that a service takes: a debugger's port.
 
     Args:
         port: the far port; None where it is known by name only.
         name: the far port's name, "" for none.
 
-    >>> serves_one_client(2345, ""), serves_one_client(None, "dlv"), serves_one_client(5678, "")
+    >>> fragile(2345, ""), fragile(None, "debugpy"), fragile(9229, "")
     (True, True, False)
     """
-    return (port or _HINT_NAMES.get(name)) in _ONE_CLIENT
+    return (port or _HINT_NAMES.get(name)) in _FRAGILE
 
 
 def port_for_scheme(scheme: str) -> int | None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -12,67 +15,104 @@ from tests.peers.debugger import Debugger, initialize
 from tests.peers.sshd import Sshd
 from xec_forward.demo.cluster import Cluster
 
-LOOKS = 5
+# An address that nobody else listens on, for the ports that debuggers usually have: one for each of xdist's workers.
+HOST = f"127.23.45.{1 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
+
+
+class Greeter:
+    """It greets each client in two pieces, and takes nobody after one that has left before the second; a context."""
+
+    def __init__(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        kept = []
+        with suppress(OSError), self._listener:
+            while True:
+                client, _ = self._listener.accept()
+                kept.append(client)
+                client.sendall(b"good ")
+                client.settimeout(0.1)
+                with suppress(TimeoutError):
+                    if not client.recv(1):
+                        return
+                client.sendall(b"day")
+
+    def __enter__(self) -> Greeter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+
+
+def greeted(port: int) -> bytes:
+    words = b""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+        while len(words) < 8 and (piece := client.recv(100)):
+            words += piece
+    return words
+
+
+def look(open_tunnel: Callable[[], xf.Tunnel], doctor: Callable[[], object], greeter: Greeter) -> None:
+    for _ in range(3):
+        with open_tunnel() as tunnel:
+            assert greeted(tunnel.local_port) == b"good day"
+            assert tunnel.health_check()
+            assert greeted(tunnel.local_port) == b"good day"
+        assert doctor()
+    assert greeted(greeter.port) == b"good day"
+
+
+def test_service_behind_a_bastion_that_greets_serves_after_each_look(bastion: Sshd) -> None:
+    with Greeter() as greeter:
+        host, far = xf.ssh("bastion"), {"remote_host": "pg.vpc", "remote_port": greeter.port}
+        look(lambda: host.forward(**far, local_port=0), lambda: host.doctor(**far).ok, greeter)
+
+
+def test_service_of_a_pod_that_greets_serves_after_each_look(cluster: Cluster) -> None:
+    with Greeter() as greeter:
+        cluster.add_pod("web", serves={7000: ("127.0.0.1", greeter.port)})
+        prod, far = xf.k8s(kubeconfig=cluster.kubeconfig), {"pod": "web", "remote_port": 7000}
+        look(lambda: prod.port_forward(**far, local_port=0), lambda: prod.doctor(**far).ok, greeter)
+
+
+@pytest.fixture(params=[2345, 5678])
+def debugger_port(request: pytest.FixtureRequest) -> int:
+    """Delve's, and debugpy's."""
+    port: int = request.param
+    return port
 
 
 @pytest.fixture
-def debugger() -> Iterator[Debugger]:
-    with Debugger() as debugger:
-        yield debugger
-
-
-def test_debugger_behind_a_bastion_serves_after_each_look(bastion: Sshd, debugger: Debugger) -> None:
-    for _ in range(LOOKS):
-        with xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port=debugger.port, local_port=0) as tunnel:
-            assert initialize(tunnel.local_port)["success"]
-            assert tunnel.health_check()
-            assert initialize(tunnel.local_port)["success"]
-        assert xf.ssh("bastion").doctor(remote_host="pg.vpc", remote_port=debugger.port).ok
-    assert initialize(debugger.port)["success"]
-
-
-def test_debugger_of_a_pod_serves_after_each_look(cluster: Cluster, debugger: Debugger) -> None:
-    cluster.add_pod("checkout", serves={5678: ("127.0.0.1", debugger.port)})
-    prod = xf.k8s(kubeconfig=cluster.kubeconfig)
-    for _ in range(LOOKS):
-        with prod.port_forward(resource="pod/checkout", remote_port=5678, local_port=0) as tunnel:
-            assert initialize(tunnel.local_port)["success"]
-            assert tunnel.health_check()
-            assert initialize(tunnel.local_port)["success"]
-        assert prod.doctor(resource="pod/checkout", remote_port=5678).ok
-    assert initialize(debugger.port)["success"]
-
-
-@pytest.fixture
-def last_word() -> Iterator[socket.socket]:
-    """A program that serves one client, as Delve does, at Delve's port of an address that nobody else has."""
-    with socket.create_server(("127.23.45.1", 2345)) as listener:
+def listener(debugger_port: int) -> Iterator[socket.socket]:
+    with socket.create_server((HOST, debugger_port)) as listener:
         listener.settimeout(10)
         yield listener
 
 
-def test_debugger_that_serves_one_client_behind_a_bastion_is_left_to_it(
-    bastion: Sshd, last_word: socket.socket
-) -> None:
-    host, port = last_word.getsockname()
-    assert "2345" in str(found := xf.ssh("bastion").doctor(remote_host=host, remote_port=port))
-    assert found.ok
+def test_debugger_behind_a_bastion_is_left_to_its_client(bastion: Sshd, listener: socket.socket) -> None:
+    host, port = listener.getsockname()
+    assert xf.ssh("bastion").doctor(remote_host=host, remote_port=port).ok
     with xf.ssh("bastion").forward(remote_host=host, remote_port=port, local_port=0) as tunnel:
-        serves_its_client(tunnel, last_word)
+        has_its_client(tunnel, listener)
 
 
-def test_debugger_that_serves_one_client_in_a_pod_is_left_to_it(cluster: Cluster, last_word: socket.socket) -> None:
-    cluster.add_pod("app", ports={"dlv": 40000}, serves={port: last_word.getsockname() for port in (2345, 40000)})
+def test_debugger_in_a_pod_is_left_to_its_client(cluster: Cluster, debugger_port: int, listener: socket.socket) -> None:
+    name, address = {2345: "dlv", 5678: "debugpy"}[debugger_port], listener.getsockname()
+    cluster.add_pod("app", ports={name: 40000}, serves={debugger_port: address, 40000: address})
     prod = xf.k8s(kubeconfig=cluster.kubeconfig)
-    for remote in (2345, "dlv"):
-        assert prod.doctor(pod="app", remote_port=remote).ok
-        with prod.port_forward(pod="app", remote_port=remote, local_port=0) as tunnel:
-            serves_its_client(tunnel, last_word)
+    for port in (debugger_port, name):
+        assert prod.doctor(pod="app", remote_port=port).ok
+        with prod.port_forward(pod="app", remote_port=port, local_port=0) as tunnel:
+            has_its_client(tunnel, listener)
 
 
-def serves_its_client(tunnel: xf.Tunnel, listener: socket.socket) -> None:
+def has_its_client(tunnel: xf.Tunnel, listener: socket.socket) -> None:
     """The first who came to it is the tunnel's client."""
-    said = "was not tried: such a debugger ends with its first client"
+    said = "was not tried: a debugger may take nobody after a client that only looks"
     assert any(said in note for note in tunnel.snapshot.notes)
     health = tunnel.health_check()
     assert health.ok
@@ -82,3 +122,12 @@ def serves_its_client(tunnel: xf.Tunnel, listener: socket.socket) -> None:
         served, _ = listener.accept()
         with served:
             assert served.recv(100) == b"it is I"
+
+
+def test_debugpy_serves_who_comes_after_a_tunnel_was_opened_and_examined(bastion: Sshd) -> None:
+    with Debugger(HOST) as debugger:
+        host, far = xf.ssh("bastion"), {"remote_host": HOST, "remote_port": debugger.port}
+        assert host.doctor(**far).ok
+        with host.forward(**far, local_port=0) as tunnel:
+            assert tunnel.health_check()
+            assert initialize(tunnel.local_port)["success"]

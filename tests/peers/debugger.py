@@ -1,8 +1,7 @@
-"""debugpy, as it runs in somebody's program: it greets whoever connects, and lets nobody in any more once a client left
-while it was greeted.
+"""debugpy, as it runs in somebody's program, at the port it usually has.
 
-with Debugger() as debugger:
-    initialize(debugger.port)  # as a client
+with Debugger("127.1.2.3") as debugger:
+    ...  # reach debugger.port of that address, and `initialize` as a client
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ import sys
 from types import TracebackType
 from typing import IO, Any
 
-_PROGRAM = 'import debugpy, sys; print(debugpy.listen(("127.0.0.1", 0))[1], flush=True); sys.stdin.read()'
+_PROGRAM = "import debugpy, sys; print(debugpy.listen((sys.argv[1], 5678))[1], flush=True); sys.stdin.read()"
 
 
 class Debugger:
-    """It listens on `port` of 127.0.0.1 while the context is open."""
+    """It listens on `port` of an address of this machine while the context is open."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM],
+            [sys.executable, "-c", _PROGRAM, host],
             env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from ..errors import ClosedError, DeadlineError, ForwardError, LostError, RefusedError
 from ..model import Fault, Health, Snapshot, Stage, TunnelState
-from ..services import serves_one_client
+from ..services import fragile
 from ..spec import Endpoint, Kind
 from .front import Front
 from .links.base import Channel, Link
@@ -25,7 +25,7 @@ from .links.base import Channel, Link
 # Seconds a service has for its first bytes.
 HELLO_TIMEOUT = 5.0
 # Seconds that a look at a service of no known protocol lasts at least. It may be greeting whoever came, and some are
-# undone by a client that leaves meanwhile: debugpy's thread that accepts ends, and nobody is let in any more.
+# undone by a client that leaves meanwhile, as debugpy is, which listens at other ports than its usual one too.
 STAY = 0.25
 _ENOUGH = 4096
 
@@ -53,12 +53,12 @@ _HELLOS: dict[str, Hello] = {
 
 
 # What is said of a service that is not looked at.
-UNTRIED = "not tried: such a debugger ends with its first client"
+UNTRIED = "not tried: a debugger may take nobody after a client that only looks"
 
 
 def untried(connect: Endpoint, scheme: str) -> bool:
-    """Whether a look would be the last that is seen of the service: one that ends with its first client."""
-    return not scheme and serves_one_client(connect.port, connect.port_name)
+    """Whether a look could be the last that is seen of the service."""
+    return not scheme and fragile(connect.port, connect.port_name)
 
 
 class Probe:
