@@ -79,6 +79,54 @@ def test_service_of_a_pod_that_greets_serves_after_each_look(cluster: Cluster) -
         look(lambda: prod.port_forward(**far, local_port=0), lambda: prod.doctor(**far).ok, greeter)
 
 
+class Spring:
+    """It sends to its client for as long as that takes it; a context.
+
+    Attributes:
+        sent: bytes so far.
+        over: the client has left.
+    """
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.over = threading.Event()
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with suppress(OSError), self._listener:
+            client, _ = self._listener.accept()
+            with client, suppress(OSError):
+                while True:
+                    self.sent += client.send(bytes(65536))
+            self.over.set()
+
+    def __enter__(self) -> Spring:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_service_behind_a_bastion_that_never_ends_is_not_listened_to(bastion: Sshd) -> None:
+    with (
+        Spring() as spring,
+        xf.ssh("bastion").forward(remote_host="pg.vpc", remote_port=spring.port, local_port=0),
+    ):
+        assert spring.over.wait(5)
+        assert spring.sent < 20_000_000, "what windows and buffers take"
+
+
+def test_service_of_a_pod_that_never_ends_is_not_listened_to(cluster: Cluster) -> None:
+    with Spring() as spring:
+        cluster.add_pod("web", serves={7000: ("127.0.0.1", spring.port)})
+        with xf.k8s(kubeconfig=cluster.kubeconfig).port_forward(pod="web", remote_port=7000, local_port=0):
+            assert spring.over.wait(5)
+            assert spring.sent < 20_000_000, "what windows and buffers take"
+
+
 @pytest.fixture(params=[2345, 5678])
 def debugger_port(request: pytest.FixtureRequest) -> int:
     """Delve's, and debugpy's."""

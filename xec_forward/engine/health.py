@@ -88,9 +88,15 @@ class Probe:
         if self._channel is None:
             return
         if self.scheme:
-            self._channel.close()
+            self._leave(self._channel)
         else:
-            asyncio.get_running_loop().call_at(self._opened + STAY, self._channel.close)
+            asyncio.get_running_loop().call_at(self._opened + STAY, self._leave, self._channel)
+
+    def _leave(self, channel: Channel) -> None:
+        if len(self._data) < _ENOUGH:
+            channel.close()
+        else:
+            channel.abort()  # it has more to say, which in order would have to be taken first
 
     async def stay(self) -> None:
         """For who closes the link next: wait until it may be left."""
@@ -152,9 +158,11 @@ class Probe:
 
     def data_received(self, data: bytes) -> None:
         self._settle(None)
+        self._data = (self._data + data)[:_ENOUGH]
+        if self._channel is not None and len(self._data) == _ENOUGH:
+            self._channel.pause_reading()
         if not self.scheme:
             return
-        self._data = (self._data + data)[:_ENOUGH]
         if _HELLOS[self.scheme].good(self._data):
             self._answer(True)
         elif len(self._data) >= 8:
