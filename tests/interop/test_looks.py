@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from typing import Self
 
 import pytest
 
@@ -19,33 +21,65 @@ from xec_forward.demo.cluster import Cluster
 HOST = f"127.23.45.{1 + int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))}"
 
 
-class Greeter:
-    """It greets each client in two pieces, and takes nobody after one that has left before the second; a context."""
+class Service(ABC):
+    """It listens on `port` of 127.0.0.1 while the context is open, in a thread that ends with it."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
+        threading.Thread(target=self._run, daemon=True).start()
 
-    def _serve(self) -> None:
-        kept = []
+    def _run(self) -> None:
         with suppress(OSError), self._listener:
-            while True:
-                client, _ = self._listener.accept()
-                kept.append(client)
-                client.sendall(b"good ")
-                client.settimeout(0.1)
-                with suppress(TimeoutError):
-                    if not client.recv(1):
-                        return
-                client.sendall(b"day")
+            self.serve(self._listener)
 
-    def __enter__(self) -> Greeter:
+    @abstractmethod
+    def serve(self, listener: socket.socket) -> None:
+        """Take clients; OSError once the context has ended."""
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
+
+
+class Greeter(Service):
+    """It greets each client in two pieces, and takes nobody after one that has left before the second."""
+
+    def serve(self, listener: socket.socket) -> None:
+        kept = []
+        while True:
+            client, _ = listener.accept()
+            kept.append(client)
+            client.sendall(b"good ")
+            client.settimeout(0.1)
+            with suppress(TimeoutError):
+                if not client.recv(1):
+                    return
+            client.sendall(b"day")
+
+
+class Spring(Service):
+    """It sends to its one client for as long as that takes it.
+
+    Attributes:
+        sent: bytes so far.
+        over: the client has left.
+    """
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.over = threading.Event()
+        super().__init__()
+
+    def serve(self, listener: socket.socket) -> None:
+        client, _ = listener.accept()
+        with client, suppress(OSError):
+            while True:
+                self.sent += client.send(bytes(65536))
+        self.over.set()
 
 
 def greeted(port: int) -> bytes:
@@ -77,37 +111,6 @@ def test_service_of_a_pod_that_greets_serves_after_each_look(cluster: Cluster) -
         cluster.add_pod("web", serves={7000: ("127.0.0.1", greeter.port)})
         prod, far = xf.k8s(kubeconfig=cluster.kubeconfig), {"pod": "web", "remote_port": 7000}
         look(lambda: prod.port_forward(**far, local_port=0), lambda: prod.doctor(**far).ok, greeter)
-
-
-class Spring:
-    """It sends to its client for as long as that takes it; a context.
-
-    Attributes:
-        sent: bytes so far.
-        over: the client has left.
-    """
-
-    def __init__(self) -> None:
-        self.sent = 0
-        self.over = threading.Event()
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
-        threading.Thread(target=self._serve, daemon=True).start()
-
-    def _serve(self) -> None:
-        with suppress(OSError), self._listener:
-            client, _ = self._listener.accept()
-            with client, suppress(OSError):
-                while True:
-                    self.sent += client.send(bytes(65536))
-            self.over.set()
-
-    def __enter__(self) -> Spring:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
 
 
 def test_service_behind_a_bastion_that_never_ends_is_not_listened_to(bastion: Sshd) -> None:

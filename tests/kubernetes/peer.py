@@ -6,16 +6,15 @@ Every pod runs `programs`, and its labels are `app: NAME`, NAME being the worklo
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import xec_forward as xf
+from tests.peers.program import Program
 from xec_forward.demo.cluster import Cluster
 from xec_forward.demo.cluster.handles import Pod
 
@@ -26,7 +25,7 @@ NUMBERS = {name: number for name, (number, _) in programs.PORTS.items()}
 REFUSED, UDP = 9, 5353
 
 
-class Programs:
+class Programs(Program):
     """`programs` as a process of this machine, used as a context.
 
     Attributes:
@@ -34,23 +33,9 @@ class Programs:
     """
 
     def __init__(self) -> None:
-        command = [sys.executable, "-S", programs.__file__]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self._process.stdout is not None
-        told: dict[str, int] = json.loads(self._process.stdout.readline())
+        super().__init__([sys.executable, "-S", programs.__file__])
+        told: dict[str, int] = json.loads(self.told)
         self.serves = {int(port): ("127.0.0.1", real) for port, real in told.items()}
-
-    def __enter__(self) -> Programs:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
 
 
 class Peer(ABC):

@@ -7,40 +7,21 @@ with Debugger("127.1.2.3") as debugger:
 from __future__ import annotations
 
 import json
-import os
 import socket
-import subprocess
 import sys
-from types import TracebackType
 from typing import IO, Any
+
+from tests.peers.program import Program
 
 _PROGRAM = "import debugpy, sys; print(debugpy.listen((sys.argv[1], 5678))[1], flush=True); sys.stdin.read()"
 
 
-class Debugger:
+class Debugger(Program):
     """It listens on `port` of an address of this machine while the context is open."""
 
     def __init__(self, host: str) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, host],
-            env=os.environ | {"PYDEVD_DISABLE_FILE_VALIDATION": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert self._process.stdout is not None
-        self.port = int(self._process.stdout.readline())
-
-    def __enter__(self) -> Debugger:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._process.communicate(timeout=5)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.communicate()
+        super().__init__([sys.executable, "-c", _PROGRAM, host], {"PYDEVD_DISABLE_FILE_VALIDATION": "1"})
+        self.port = int(self.told)
 
 
 def initialize(port: int) -> dict[str, Any]:

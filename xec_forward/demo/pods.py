@@ -101,23 +101,12 @@ class _Debugger(socketserver.BaseRequestHandler):
     def handle(self) -> None:
         with _starting:
             address = _debugger()
-        if self._left():
-            return  # debugpy accepts nobody after a client that leaves while it is greeted
         with suppress(OSError), socket.create_connection(address, timeout=10) as far:
             far.settimeout(None)
             back = threading.Thread(target=_copy, args=(far, self.request), daemon=True)
             back.start()
             _copy(self.request, far)
             back.join()
-
-    def _left(self) -> bool:
-        """Whether the client went away while debugpy was started for it."""
-        try:
-            return not self.request.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
-        except OSError:
-            return True
 
 
 def _copy(source: socket.socket, sink: socket.socket) -> None:
